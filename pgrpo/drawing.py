@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['resolved', 'plain', 'number', 'draw']
 
-# %% ../nbs/00_drawing.ipynb #a10ca75e
+# %% ../nbs/00_drawing.ipynb #edb99e3a
 import base64, io, re
 import numpy as np
 import plotly.graph_objects as go
@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 from PIL import Image
 
-# %% ../nbs/00_drawing.ipynb #207aebd1
+# %% ../nbs/00_drawing.ipynb #c2b91a65
 def _unpack(value):
     "Plain lists and arrays from plotly's JSON tree, whose arrays may be packed as base64"
     if isinstance(value, dict):
@@ -54,7 +54,7 @@ def resolved(
         traces.append({**_merged(defaults, trace), "type": kind, "_color": colorway[i % len(colorway)]})
     return traces, layout
 
-# %% ../nbs/00_drawing.ipynb #e57c77e5
+# %% ../nbs/00_drawing.ipynb #a8afa4cd
 def plain(
     text: str | None, # plotly's HTML subset
 ) -> str: # for matplotlib
@@ -79,7 +79,7 @@ def _template_text(template, **values):
         return number(float(value), match[2][1:]) if match[2] else str(value)
     return plain(re.sub(r"%\{(\w+)(:[^}]+)?\}", fill, template))
 
-# %% ../nbs/00_drawing.ipynb #e1380cac
+# %% ../nbs/00_drawing.ipynb #d65543b2
 _DASH = {"solid": (0, ()), "dot": (0, (1, 1.6)), "dash": (0, (4.5, 2)), "longdash": (0, (8, 2.5)),
          "dashdot": (0, (4.5, 1.8, 1, 1.8)), "longdashdot": (0, (8, 2, 1, 2))}
 _SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^",
@@ -134,7 +134,7 @@ class _Panel:
         def one(ref, data): return self.ax.transAxes if ref.endswith("domain") else paper if ref == "paper" else data
         return blended_transform_factory(one(xref, self.ax.transData), one(yref, self.ax.transData))
 
-# %% ../nbs/00_drawing.ipynb #b63f09af
+# %% ../nbs/00_drawing.ipynb #954b38ed
 def _error(trace, key, n):
     "Error bar lengths (2, n) below and above, or None"
     bars = trace.get(key) or {}
@@ -264,7 +264,7 @@ def _heatmap(panel, trace):
                     panel.ax.text(x[j], y[i], _template_text(trace["texttemplate"], z=z[i, j], text=texts[i][j]), ha="center", va="center", fontsize=trace.get("textfont", {}).get("size", 10), color=shade)
     return mesh
 
-# %% ../nbs/00_drawing.ipynb #e76b0fbe
+# %% ../nbs/00_drawing.ipynb #fbb2489a
 def _dress(panel, layout, ink, grid):
     "Ticks, ranges, grid and titles of a panel"
     ax, size = panel.ax, layout["font"]["size"]
@@ -339,7 +339,7 @@ def _marks(panels, layout, ink, paper):
                           multialignment=note.get("align", "center"), bbox=dict(facecolor=_rgba(note["bgcolor"]), linewidth=0, pad=1.5) if note.get("bgcolor") else None,
                           arrowprops=dict(arrowstyle="->", color=_rgba(note.get("arrowcolor") or font.get("color", ink)), linewidth=note.get("arrowwidth", 1)) if arrow else None)
 
-# %% ../nbs/00_drawing.ipynb #d4320e6f
+# %% ../nbs/00_drawing.ipynb #50afb2d6
 def _colorbar(figure, mesh, trace, ink, size):
     bar = trace.get("colorbar") or {}
     axes = figure.add_axes([0, 0, 1, 1])

@@ -4,7 +4,7 @@
 __all__ = ['INK', 'GRID', 'ARM_COLORS', 'ARM_DASHES', 'color', 'dash', 'tint', 'static', 'describe', 'show', 'save_figure',
            'curves', 'null_line']
 
-# %% ../nbs/00_plots.ipynb #06b87fc0
+# %% ../nbs/00_plots.ipynb #3c8fa9c1
 import base64, html, json, os, sys
 from pathlib import Path
 import numpy as np
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from .drawing import draw, plain
 
-# %% ../nbs/00_plots.ipynb #0cdc39bb
+# %% ../nbs/00_plots.ipynb #5d1876b5
 INK, GRID = "#797979", "rgba(128,128,128,0.22)"
 
 ARM_COLORS = {
@@ -26,7 +26,7 @@ ARM_COLORS = {
 ARM_DASHES = {"random": "dot", "shuffled": "dashdot", "nonhack": "longdashdot",
               "ceiling": "dash", "penalty": "dash", "screen": "dash", "advantage": "dash", "trusted": "dash"}
 
-# %% ../nbs/00_plots.ipynb #87276b5b
+# %% ../nbs/00_plots.ipynb #51716e68
 _CONTROLS = ("random", "shuffled", "nonhack")
 
 def _known(name):
@@ -56,7 +56,7 @@ def tint(
     r, g, b = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 
-# %% ../nbs/00_plots.ipynb #26defa6e
+# %% ../nbs/00_plots.ipynb #d6f4cd63
 _DIVERGING = [[0, "#2b7bd4"], [0.25, "#9dc3ee"], [0.5, "#f2f2f2"], [0.75, "#f0b08a"], [1, "#d55e00"]]
 _SEQUENTIAL = [[0, "#f2f2f2"], [0.35, "#f0b08a"], [0.7, "#d55e00"], [1, "#7a2e00"]]
 
@@ -73,7 +73,7 @@ def _template():
 pio.templates["pgrpo"] = _template()
 pio.templates.default = "pgrpo"
 
-# %% ../nbs/00_plots.ipynb #e8387e70
+# %% ../nbs/00_plots.ipynb #3859d091
 _THEMES = {"auto": (None, None), "light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}
 
 def static(
@@ -110,7 +110,7 @@ def show(
     size = {k: fig.layout[k] or fig.layout.template.layout[k] or d for k, d in (("width", 720), ("height", 400))}
     display(bundle, metadata={"image/png": {**size, "alt": alt}}, raw=True)
 
-# %% ../nbs/00_plots.ipynb #ef257f56
+# %% ../nbs/00_plots.ipynb #b300333a
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <title>{title}</title><style>body{{margin:1rem;font-family:Helvetica,Arial,sans-serif}}#figure svg{{max-width:100%;height:auto}}</style></head>
@@ -153,7 +153,7 @@ def save_figure(
     if not library.exists(): _write(library, plotly.offline.get_plotlyjs().encode())
     return [stem.with_name(stem.name + suffix) for suffix in files]
 
-# %% ../nbs/00_plots.ipynb #112c1434
+# %% ../nbs/00_plots.ipynb #193dfb1a
 def curves(
     series: dict, # name -> y (n,), or (seeds, n) for a mean with a band from the lowest to the highest seed
     x=None, # (n,); 0, 1, ... by default
