@@ -56,7 +56,7 @@ def tint(
     r, g, b = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 
-# %% ../nbs/00_plots.ipynb #d6f4cd63
+# %% ../nbs/00_plots.ipynb #751fb084
 _DIVERGING = [[0, "#2b7bd4"], [0.25, "#9dc3ee"], [0.5, "#f2f2f2"], [0.75, "#f0b08a"], [1, "#d55e00"]]
 _SEQUENTIAL = [[0, "#f2f2f2"], [0.35, "#f0b08a"], [0.7, "#d55e00"], [1, "#7a2e00"]]
 
@@ -65,7 +65,7 @@ def _template():
     layout = dict(font=dict(color=INK, size=13, family="Inter, Helvetica, Arial, sans-serif"), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
                   width=720, height=400, margin=dict(l=60, r=20, t=60, b=50), title=dict(x=0.01, xanchor="left", font=dict(size=16)), xaxis=axis, yaxis=axis,
                   colorway=[ARM_COLORS[a] for a in ("erase", "hack", "route", "penalty", "ceiling", "screen", "none")], annotationdefaults=dict(font=dict(color=INK, size=12)),
-                  shapedefaults=dict(line=dict(color=INK)), hoverlabel=dict(font=dict(size=12)), bargap=0.25, legend=dict(bgcolor="rgba(0,0,0,0)"))
+                  shapedefaults=dict(line=dict(color=INK)), hoverlabel=dict(font=dict(size=12)), modebar=dict(bgcolor="rgba(0,0,0,0)", color=INK, activecolor=ARM_COLORS["erase"]), bargap=0.25, legend=dict(bgcolor="rgba(0,0,0,0)"))
     bar = dict(outlinewidth=0, ticks="", thickness=14)
     return go.layout.Template(layout=layout, data=dict(heatmap=[dict(colorscale=_SEQUENTIAL, colorbar=bar, xgap=1, ygap=1)], bar=[dict(error_y=dict(color=INK), error_x=dict(color=INK))],
                                                        scatter=[dict(marker=dict(size=6))]))
