@@ -73,7 +73,7 @@ def _template():
 pio.templates["pgrpo"] = _template()
 pio.templates.default = "pgrpo"
 
-# %% ../nbs/00_plots.ipynb #3859d091
+# %% ../nbs/00_plots.ipynb #65909001
 _THEMES = {"auto": (None, None), "light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}
 
 def static(
@@ -105,8 +105,8 @@ def show(
     if shell is None: return print(alt)
     from IPython.display import display
     config = dict(displaylogo=False, modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"])
-    bundle = {"application/vnd.plotly.v1+json": {**json.loads(pio.to_json(fig, validate=False)), "config": config},
-              "image/png": base64.b64encode(static(fig)).decode(), "text/plain": alt}
+    bundle = {"application/vnd.plotly.v1+json": {**json.loads(pio.to_json(fig, validate=False)), "config": config}, "text/plain": alt}
+    if "JPY_SESSION_NAME" not in os.environ: bundle["image/png"] = base64.b64encode(static(fig)).decode() # set by a Jupyter server
     size = {k: fig.layout[k] or fig.layout.template.layout[k] or d for k, d in (("width", 720), ("height", 400))}
     display(bundle, metadata={"image/png": {**size, "alt": alt}}, raw=True)
 
