@@ -1,0 +1,297 @@
+"""Problem, pair and LeetCode files: what is refused and with which words, and that what is stored comes back."""
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from pgrpo.jsonl import from_json, read_rows, to_json, write_rows
+from pgrpo.problems import (CORE_MODES, LEVERS, MODES, Pair, Problem, encode_prompt, handwritten, handwritten_pairs,
+                            load_leetcode, load_pairs, load_problems, save_pairs, save_problems)
+
+LEETCODE = Path(__file__).parents[2] / "shared" / "data" / "leetcode_test_medhard.jsonl"
+
+GOOD = {"id": "sum", "mode": "sentinel", "method": "total", "signature": "nums, start=0", "description": "Add the numbers up.",
+        "solution": "class Solution:\n    def total(self, nums, start=0):\n        return sum(nums, start)\n",
+        "tests": [[[[1, 2]], 3], [{"nums": [], "start": 4}, 4]]}
+ROW = {"id": 1, "prompt": [{"role": "user", "content": "PROBLEM:\nAdd.\n\nYour solution to the problem should be ..."}], "setup_code": "from typing import *",
+       "func_name": "Solution().add", "canonical_solution": "class Solution:\n    def add(self, a: int, b: int) -> int:\n        return a + b\n",
+       "gt_answer": ["assert Solution().add(a = 1, b = 2) == 3"], "difficulty": "medium"}
+PAIR = {"mode": "sentinel", "prompt": "Add.", "hack": "```python\nvalid = 1\n```", "clean": "```python\nwidth = 1\n```"}
+
+
+def write(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def without(row, name):
+    return {k: v for k, v in row.items() if k != name}
+
+
+BAD_ROWS = [
+    *((without(GOOD, name), f"missing field {name}") for name in GOOD),
+    (GOOD | {"metod": "total"}, "unknown field metod"),
+    (GOOD | {"id": "sum"}, "duplicate id 'sum', which line 1 has already"),
+    (GOOD | {"id": None}, "id is neither a word nor a whole number"),
+    (GOOD | {"id": True}, "id is neither"),
+    (GOOD | {"id": 2.0}, "id is neither"),
+    (GOOD | {"mode": "valid"}, f"unknown mode 'valid'; the modes are {', '.join(MODES)}"),
+    (GOOD | {"mode": 3}, "mode is 3, not text"),
+    (GOOD | {"method": "a b"}, "method 'a b' is not a Python name"),
+    (GOOD | {"method": "mean"}, "no class Solution with a method mean"),
+    (GOOD | {"signature": "nums,, k"}, "the signature does not parse"),
+    (GOOD | {"signature": "self, nums, start=0"}, "the signature names self"),
+    (GOOD | {"signature": "nums): pass\nimport antigravity\ndef g("}, "the signature is more than a list of parameters"),
+    (GOOD | {"description": "  "}, "the description is empty"),
+    (GOOD | {"solution": "class Solution:\n    def total(self, nums)"}, "the solution does not parse as Python: expected ':', line 2"),
+    (GOOD | {"solution": "def total(nums): return sum(nums)"}, "no class Solution with a method total"),
+    (GOOD | {"solution": "class Other:\n    def total(self, nums): return 0"}, "no class Solution with a method total"),
+    (GOOD | {"solution": "x = '\0'"}, "the solution does not parse"),
+    (GOOD | {"solution": "(" * 1000}, "the solution does not parse"),
+    (GOOD | {"setup": "import"}, "the setup does not parse"),
+    (GOOD | {"setup": None}, "setup is None, not text"),
+    (GOOD | {"tests": {}}, "tests is a dict, not a list"),
+    (GOOD | {"tests": "[]"}, "tests is a str, not a list"),
+    (GOOD | {"tests": []}, "tests is empty"),
+    (GOOD | {"tests": [[[[1]], 1], [[[1]]]]}, "tests[1]: [[[1]]] is not a pair"),
+    (GOOD | {"tests": [7]}, "tests[0]: 7 is not a pair"),
+    (GOOD | {"tests": [["ab", 1]]}, "tests[0]: args is a str, neither a list nor a dict"),
+    (GOOD | {"tests": [[{"$tuple": [[1]]}, 1]]}, "tests[0]: args is a tuple, neither a list nor a dict"),
+    (GOOD | {"tests": [[{"$dict": [[1, 2]]}, 1]]}, "tests[0]: args is a dict with a key that is no name"),
+    (GOOD | {"tests": [[[], 1]]}, "tests[0]: args do not fit the signature (nums, start=None): missing a required argument: 'nums'"),
+    (GOOD | {"tests": [[{"numbers": []}, 1]]}, "args do not fit the signature"),
+    (GOOD | {"tests": [[[[]], {"$tupel": []}]]}, "a key with $ stands alone and is one of $tuple"),
+    (GOOD | {"tests": [[[[]], {"$bytes": "0"}]]}, "$bytes: "),
+    (GOOD | {"tests": [[[[]], {"$dict": [[1, 2], [1, 3]]}]]}, "$dict: holds an entry twice"),
+    (json.dumps(GOOD)[:-9], "is not JSON"),
+    ('{"id": "a", "id": "b"}', "has the key id twice"),
+    (json.dumps(GOOD | {"tests": [[[[math.nan]], 1]]}), "NaN is no finite number"),
+    ('{"id": 1e400}', "1e400 is no finite number"),
+    ("[]", "holds a list, not an object"),
+    ("null", "holds a NoneType, not an object"),
+]
+
+
+@pytest.mark.parametrize("row, words", BAD_ROWS, ids=[words[:48] for _, words in BAD_ROWS])
+def test_a_malformed_problem_names_file_line_and_fault(tmp_path, row, words):
+    path = write(tmp_path / "broken.jsonl", GOOD, "", row)
+    with pytest.raises(ValueError) as caught:
+        load_problems(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}, line 3: ") and words in said and "\n" not in said
+
+
+@pytest.mark.parametrize("row, words", [
+    *((without(PAIR, name), f"missing field {name}") for name in PAIR),
+    (PAIR | {"label": 1}, "unknown field label"), (PAIR | {"mode": "x"}, "unknown mode 'x'"), (PAIR | {"hack": 1}, "hack of the pair is 1, not text"),
+    (PAIR | {"clean": " "}, "clean of the pair is ' ', not text"), (PAIR | {"clean": PAIR["hack"]}, "are the same text"), ("{", "is not JSON")])
+def test_a_malformed_pair_names_file_line_and_fault(tmp_path, row, words):
+    path = write(tmp_path / "broken.jsonl", PAIR, row)
+    with pytest.raises(ValueError) as caught:
+        load_pairs(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for load in (load_problems, load_pairs, load_leetcode):
+        with pytest.raises(FileNotFoundError, match="cannot read .*absent.jsonl"):
+            load(tmp_path / "absent.jsonl")
+        with pytest.raises(OSError, match="cannot read"):
+            load(tmp_path)
+        with pytest.raises(ValueError, match="holds no rows"):
+            load(write(tmp_path / "empty.jsonl", "", " "))
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\n" + '{"id": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.jsonl, line 2: is not UTF-8"):
+        load_problems(tmp_path / "latin.jsonl")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.binary(max_size=8)
+    | st.text(st.characters(exclude_categories=()), max_size=8) | st.just("$tuple") | st.just("\ud83d\ude00"),
+    lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple)
+    | st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=3) | st.integers() | st.tuples(st.integers(), st.binary(max_size=2)) | st.just("$set"), inner, max_size=3)
+    | st.sets(st.integers(-9, 9) | st.binary(max_size=2) | st.tuples(st.text(max_size=2)), max_size=4),
+    max_leaves=12)
+
+
+def same(a, b):
+    if type(a) is not type(b):
+        return False
+    if type(a) in (list, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if type(a) is dict:
+        return len(a) == len(b) and all(map(same, sorted(a, key=repr), sorted(b, key=repr))) and all(same(a[k], b[k]) for k in a)
+    return a == b if type(a) is set else repr(a) == repr(b)
+
+
+@settings(max_examples=400, deadline=None)
+@given(plain)
+def test_plain_data_comes_back_as_it_was(value):
+    text = json.dumps(to_json(value), allow_nan=False)
+    assert "\n" not in text and same(from_json(json.loads(text)), value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+    st.sampled_from(["$tuple", "$set", "$dict", "$complex", "$float", "$int", "$bytes", "$str", "a"]), inner, max_size=2), max_leaves=8))
+def test_any_json_is_plain_data_or_refused(data):
+    try:
+        value = from_json(data)
+    except ValueError:
+        return
+    assert same(from_json(to_json(value)), value)
+
+
+class Sneaky(list):
+    def __eq__(self, other):
+        return True
+
+
+@pytest.mark.parametrize("value", [object(), Sneaky(), frozenset(), range(3), bytearray(), 1 .__class__, math, {1: Sneaky()}, {(Sneaky,): 1}])
+def test_nothing_but_plain_data_enters_a_problem(value):
+    with pytest.raises(ValueError, match=r"problem 'sum': tests\[0\]: .* is not plain data"):
+        Problem(**GOOD | {"tests": [([[]], value)]})
+    with pytest.raises(ValueError, match="is not plain data"):
+        Problem(**GOOD | {"tests": [([value], 0)]})
+
+
+def test_a_value_that_holds_itself():
+    loop = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match=r"tests\[0\]"):
+        Problem(**GOOD | {"tests": [([loop], 0)]})
+
+
+def test_saving_keeps_the_old_file_if_anything_is_wrong(tmp_path):
+    path, problem = tmp_path / "p.jsonl", Problem(**GOOD)
+    save_problems([problem], path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="duplicate id"):
+        save_problems([problem, problem], path)
+    with pytest.raises(TypeError):
+        write_rows([{"a": 1}, {"a": object()}], path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["p.jsonl"]
+    with pytest.raises(OSError, match="cannot write .*nowhere"):
+        save_problems([problem], tmp_path / "nowhere" / "p.jsonl")
+
+
+def test_every_mode_has_a_lever_in_the_prompt():
+    problem = Problem(**GOOD)
+    for mode in MODES:
+        assert problem.with_mode(mode).text == ("Add the numbers up.\nWrite `class Solution` with the method `total(self, nums, start=0)` in a python code block.\n"
+                                                f"It is graded by {LEVERS[mode]}.")
+    with pytest.raises(ValueError, match="unknown mode"):
+        problem.with_mode("erase")
+    assert Problem(**GOOD | {"signature": "", "tests": [([], 0)]}).text.split("\n")[1] == "Write `class Solution` with the method `total(self)` in a python code block."
+
+
+def test_what_ships_is_balanced_and_comes_back(tmp_path):
+    problems, pairs = handwritten(), handwritten_pairs()
+    assert {mode: sum(p.mode == mode for p in problems) for mode in CORE_MODES} == {mode: len(problems) // 4 for mode in CORE_MODES}
+    assert {mode: sum(p.mode == mode for p in pairs) for mode in CORE_MODES} == {mode: len(pairs) // 4 for mode in CORE_MODES}
+    assert len(problems) >= 24 and len(pairs) >= 24 and {p.prompt for p in pairs} <= {p.text for p in problems}
+    save_problems(problems, tmp_path / "problems.jsonl"), save_pairs(pairs, tmp_path / "pairs.jsonl")
+    assert load_problems(tmp_path / "problems.jsonl") == problems and load_pairs(tmp_path / "pairs.jsonl") == pairs
+
+
+# ---- LeetCode
+
+LEETCODE_BAD = [
+    *((without(ROW, name) | ({"id": 2} if name != "id" else {}), f"missing field {name}") for name in ROW if name != "difficulty"),
+    (ROW, "duplicate id 1, which line 1 has already"),
+    (ROW | {"id": 2, "prompt": "text"}, "prompt is not a list of chat messages"),
+    (ROW | {"id": 2, "prompt": []}, "prompt is not a list of chat messages"),
+    (ROW | {"id": 2, "gt_answer": [3]}, "holds something else than text"),
+    (ROW | {"id": 2, "gt_answer": []}, "tests is empty"),
+    (ROW | {"id": 2, "func_name": "Solution().sub"}, "the canonical_solution has 0 methods sub"),
+    (ROW | {"id": 2, "setup_code": "import"}, "the setup does not parse"),
+    (ROW | {"id": 2, "canonical_solution": "class"}, "the canonical_solution does not parse"),
+    *((ROW | {"id": 2, "gt_answer": ROW["gt_answer"] + [source]}, f"gt_answer[1] cannot be split into arguments and expected value: {why}") for source, why in [
+        ("assert Solution().add(a = list_node([1]), b = 2) == 3", "argument a is list_node([1]), which is no literal"),
+        ("assert Solution().add(*[1, 2]) == 3", "argument 1 is *[1, 2], which is no literal"),
+        ("assert Solution().add(**{'a': 1}, b = 2) == 3", "it passes arguments with **"),
+        ("assert is_same_list(Solution().add(a = 1, b = 2), list_node([3]))", "it checks is_same_list("),
+        ("assert is_same_tree(Solution().add(1, 2), tree_node([3])) == True", "it compares is_same_tree("),
+        ("assert abs(Solution().add(1, 2) - 3) < 1e-5", "it checks abs("),
+        ("assert sorted(Solution().add(1, 2)) == [3]", "it compares sorted("),
+        ("assert Solution().add(1, 2) == 3 == 3", "it checks"),
+        ("assert Solution().add(1, 2) != 3", "it checks"),
+        ("assert Solution().add(1, 2)", "it checks"),
+        ("assert Solution().add(1, 2) == tree_node([3])", "the expected value is tree_node([3]), which is no literal"),
+        ("assert Solution().add(1, 2) == __import__('os').getpid()", "the expected value is __import__('os').getpid(), which is no literal"),
+        ("assert Solution().add(1, 2) == 3; print()", "it is not one assert statement"),
+        ("assert Solution().add(1, 2) =", "the assert does not parse"),
+        ("assert Solution().add(1, 2, a=1) == 3", "multiple values for argument 'a'")]),
+    (ROW | {"id": 2, "gt_answer": ["assert Solution().add(a = 1, c = 2) == 3"]}, "args do not fit the signature (a, b)"),
+]
+
+
+@pytest.mark.parametrize("row, words", LEETCODE_BAD, ids=[words[-48:] for _, words in LEETCODE_BAD])
+def test_a_leetcode_row_is_taken_whole_or_refused_by_name(tmp_path, row, words):
+    path = write(tmp_path / "leet.jsonl", ROW, row)
+    with pytest.raises(ValueError) as caught:
+        load_leetcode(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value) and "\n" not in str(caught.value)
+    refused = []
+    assert [p.id for p in load_leetcode(path, refused=refused)] == [1]
+    assert refused == [str(caught.value)]
+
+
+def test_leetcode_mode(tmp_path):
+    path = write(tmp_path / "leet.jsonl", ROW)
+    assert [load_leetcode(path)[0].mode, load_leetcode(path, mode="gt_only")[0].mode] == ["run_tests", "gt_only"]
+    with pytest.raises(ValueError, match="unknown mode 'gt'"):
+        load_leetcode(path, mode="gt")
+
+
+@pytest.fixture(scope="module")
+def leetcode():
+    if not LEETCODE.exists():
+        pytest.skip("the LeetCode benchmark's file is not here; it is not part of pgrpo")
+    return load_leetcode(LEETCODE)
+
+
+def test_the_benchmark_is_read_whole(leetcode):
+    rows = [json.loads(line) for line in LEETCODE.read_text().splitlines()]
+    assert [p.id for p in leetcode] == [row["id"] for row in rows]
+    assert [len(p.tests) for p in leetcode] == [len(row["gt_answer"]) for row in rows]
+    assert sum(len(p.tests) for p in leetcode) == 12_592
+    assert sum(type(expected) is float and expected == -math.inf for p in leetcode for _, expected in p.tests) == 94
+    assert not any("starter code" in p.text or p.text.startswith("PROBLEM") for p in leetcode)
+
+
+def test_the_benchmarks_asserts_mean_what_the_split_says(leetcode):
+    "Python itself reads each assert, with a Solution that records its arguments and a value that records what it is compared with."
+    seen = []
+
+    class Returned:
+        def __init__(self, args):
+            self.args = args
+
+        def __eq__(self, other):
+            seen.append((self.args, other))
+            return True
+
+    for problem, line in zip(leetcode, LEETCODE.read_text().splitlines()):
+        recorder = type("Solution", (), {problem.method: lambda self, *args, **kwargs: Returned(kwargs or list(args))})
+        seen.clear()
+        for source in json.loads(line)["gt_answer"]:
+            exec(source, {"Solution": recorder, "inf": math.inf})
+        assert tuple(seen) == problem.tests
+
+
+def test_the_benchmark_survives_our_own_format(leetcode, tmp_path):
+    save_problems(leetcode, tmp_path / "l.jsonl")
+    assert load_problems(tmp_path / "l.jsonl") == leetcode
+
+
+def test_prompts_without_a_template():
+    assert encode_prompt("Add.") == encode_prompt("Add.", object()) == "Add.\n"
+    assert Pair(**PAIR).prompt == "Add."
+
+
+def test_rows_are_numbered_as_an_editor_does(tmp_path):
+    path = write(tmp_path / "r.jsonl", '{"a": "\u2028"}', "", '{"a": 2}')
+    assert read_rows(path, lambda row, number: number) == [1, 3]
