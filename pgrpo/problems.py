@@ -250,12 +250,13 @@ def split_assert(
 def _leetcode(row: dict, mode: str) -> Problem:
     fields = ("id", "prompt", "gt_answer", "setup_code", "func_name", "canonical_solution")
     check_fields({name: row[name] for name in fields if name in row}, fields)
+    for name in ("setup_code", "func_name", "canonical_solution"):
+        require(isinstance(row[name], str), f"{name} is {repr(row[name])[:60]}, not text")
+    require(isinstance(row["gt_answer"], list) and all(isinstance(source, str) for source in row["gt_answer"]), "gt_answer is not a list of asserts")
     try:
-        text = row["prompt"][-1]["content"]
-        method = row["func_name"].split(".")[-1]
-        require(all(isinstance(source, str) for source in [text, *row["gt_answer"]]), "prompt or gt_answer holds something else than text")
-    except (AttributeError, IndexError, KeyError, TypeError):
-        raise ValueError("prompt is not a list of chat messages, func_name not text, or gt_answer not a list") from None
+        text, method = row["prompt"][-1]["content"] + "", row["func_name"].split(".")[-1]
+    except (IndexError, KeyError, TypeError):
+        raise ValueError("prompt is not a list of chat messages") from None
     description = text.removeprefix("PROBLEM:\n").split("\n\nYour solution to the problem should be")[0].strip()
     found = [node.args for node in ast.walk(_parse(row["canonical_solution"], "canonical_solution"))
              if isinstance(node, ast.FunctionDef) and node.name == method and node.args.args[:1] and node.args.args[0].arg == "self"]

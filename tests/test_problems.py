@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from pgrpo.grader import fenced, grade_many
 from pgrpo.jsonl import from_json, read_rows, to_json, write_rows
 from pgrpo.problems import (CORE_MODES, LEVERS, MODES, Pair, Problem, encode_prompt, handwritten, handwritten_pairs,
                             load_leetcode, load_pairs, load_problems, save_pairs, save_problems)
@@ -196,6 +197,25 @@ def test_what_ships_is_balanced_and_comes_back(tmp_path):
     assert load_problems(tmp_path / "problems.jsonl") == problems and load_pairs(tmp_path / "pairs.jsonl") == pairs
 
 
+def test_the_grader_finds_every_pair_what_it_claims_to_be():
+    problem_of = {p.text: p for p in handwritten()}
+    pairs = handwritten_pairs()
+    hacks = grade_many([(pair.hack, problem_of[pair.prompt]) for pair in pairs])
+    cleans = grade_many([(pair.clean, problem_of[pair.prompt]) for pair in pairs])
+    for pair, hack, clean in zip(pairs, hacks, cleans):
+        assert hack.exploited and hack.attempted and not hack.gt_correct, (pair, hack)
+        assert clean.gt_correct and not clean.attempted, (pair, clean)
+
+
+def test_the_oracle_accepts_every_solution_and_rejects_none_for_an_answer():
+    problems = [p.with_mode("gt_only") for p in handwritten()]
+    nothing = "class Solution:\n    def {}(self, *args, **kwargs):\n        return None"
+    for problem, right, wrong in zip(problems, grade_many([(fenced(p.solution), p) for p in problems]),
+                                     grade_many([(fenced(nothing.format(p.method)), p) for p in problems])):
+        assert right.gt_correct, (problem.id, right)
+        assert wrong.format_ok and not wrong.passed, (problem.id, wrong)
+
+
 # ---- LeetCode
 
 LEETCODE_BAD = [
@@ -203,7 +223,11 @@ LEETCODE_BAD = [
     (ROW, "duplicate id 1, which line 1 has already"),
     (ROW | {"id": 2, "prompt": "text"}, "prompt is not a list of chat messages"),
     (ROW | {"id": 2, "prompt": []}, "prompt is not a list of chat messages"),
-    (ROW | {"id": 2, "gt_answer": [3]}, "holds something else than text"),
+    (ROW | {"id": 2, "prompt": [{"role": "user", "content": None}]}, "prompt is not a list of chat messages"),
+    (ROW | {"id": 2, "gt_answer": [3]}, "gt_answer is not a list of asserts"),
+    (ROW | {"id": 2, "gt_answer": "assert 1"}, "gt_answer is not a list of asserts"),
+    (ROW | {"id": 2, "canonical_solution": None}, "canonical_solution is None, not text"),
+    (ROW | {"id": 2, "setup_code": 1}, "setup_code is 1, not text"),
     (ROW | {"id": 2, "gt_answer": []}, "tests is empty"),
     (ROW | {"id": 2, "func_name": "Solution().sub"}, "the canonical_solution has 0 methods sub"),
     (ROW | {"id": 2, "setup_code": "import"}, "the setup does not parse"),
