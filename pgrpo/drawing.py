@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['resolved', 'plain', 'number', 'draw']
 
-# %% ../nbs/00_drawing.ipynb #edb99e3a
+# %% ../nbs/00_drawing.ipynb #e9267c47
 import base64, io, re
 import numpy as np
 import plotly.graph_objects as go
@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 from PIL import Image
 
@@ -264,7 +265,7 @@ def _heatmap(panel, trace):
                     panel.ax.text(x[j], y[i], _template_text(trace["texttemplate"], z=z[i, j], text=texts[i][j]), ha="center", va="center", fontsize=trace.get("textfont", {}).get("size", 10), color=shade)
     return mesh
 
-# %% ../nbs/00_drawing.ipynb #fbb2489a
+# %% ../nbs/00_drawing.ipynb #0f7ab636
 def _dress(panel, layout, ink, grid):
     "Ticks, ranges, grid and titles of a panel"
     ax, size = panel.ax, layout["font"]["size"]
@@ -288,7 +289,8 @@ def _dress(panel, layout, ink, grid):
         if ticks is None and settings.get("dtick") and settings.get("type") != "log":
             start = settings.get("tick0", 0)
             ticks = np.arange(np.ceil((low - start) / settings["dtick"] - 1e-9), np.floor((high - start) / settings["dtick"] + 1e-9) + 1) * settings["dtick"] + start
-        if ticks is not None: axis.set_ticks(ticks, labels=None if names is None else [plain(str(n)) for n in names])
+        if ticks is not None and names is None and not settings.get("tickformat"): names = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
+        if ticks is not None: axis.set_ticks(ticks, labels=None if names is None else [plain(str(n)) for n in names]); axis.set_minor_locator(NullLocator())
         if names is None and settings.get("tickformat"):
             axis.set_major_formatter(lambda v, _, spec=settings["tickformat"]: number(v, spec))
         if names is None and settings.get("ticksuffix"): axis.set_major_formatter(lambda v, _, tail=settings["ticksuffix"]: f"{v:g}{tail}")
@@ -298,7 +300,7 @@ def _dress(panel, layout, ink, grid):
         if angle and side == "x":
             for label in axis.get_ticklabels(): label.set(ha="right" if angle > 0 else "left", rotation_mode="anchor")
         if settings.get("showgrid") is not False and not words: ax.grid(True, axis=side, color=grid, linewidth=settings.get("gridwidth", 1), zorder=0)
-        if settings.get("zeroline") is not False and not words and settings.get("type") != "log" and low < 0 < high:
+        if settings.get("zeroline") is not False and settings.get("visible") is not False and not words and settings.get("type") != "log" and low < 0 < high:
             (ax.axvline if side == "x" else ax.axhline)(0, color=grid, linewidth=settings.get("zerolinewidth", 2), zorder=0.6)
         axis.set_label_text(plain((settings.get("title") or {}).get("text")), color=ink, fontsize=size)
     ax.set_axisbelow(True)
@@ -307,7 +309,7 @@ def _marks(panels, layout, ink, paper):
     "Lines, rectangles and notes"
     by_id = {i: p for p in panels for i in p.ids}
     def home(item): # the panel whose data the references mean
-        refs = [item.get(k, "paper").split()[0] for k in ("xref", "yref")]
+        refs = [item.get(k, k[0]).split()[0] for k in ("xref", "yref")]
         return next((p for p in panels if list(p.ids) == refs), next((by_id[r] for r in refs if r in by_id), panels[0]))
     for shape in layout.get("shapes", []):
         panel, line = home(shape), shape.get("line", {})
@@ -323,7 +325,7 @@ def _marks(panels, layout, ink, paper):
         panel.ax.set(xlim=limits[0], ylim=limits[1])
     for note in layout.get("annotations", []):
         panel, font = home(note), note.get("font", {})
-        xref, yref = note.get("xref", "paper"), note.get("yref", "paper")
+        xref, yref = note.get("xref", "x"), note.get("yref", "y")
         at = panel.transform(xref, yref, paper)
         arrow = note.get("showarrow", True)
         def anchor(axis, value, ref): # plotly's "auto": by thirds when placed by fraction, else centred
