@@ -19,7 +19,7 @@ import sys
 import time
 import types
 
-from .isolation import Jail, Limits
+from .isolation import Jail, Limits, rlimits
 from .jsonl import from_json, to_json
 from .loopholes import SENTINELS, detect, result_file, says_pass
 
@@ -254,6 +254,7 @@ def serve(control_fd: int, request_fd: int, reply_fd: int, out_fd: int, layers: 
                 continue
             cpu, wall, memory, scratch, processes, look, length = HEADER.unpack(read_exactly(control_fd, HEADER.size))
             limits = Limits(cpu, wall, memory, scratch, processes)
+            rlimits(limits)
             pid = _forked(jail, limits, lambda: _child(jail, limits, length, request_fd, reply_fd, out_fd, null_fd))
             ended, status, cpu, wall = _supervise(pid, limits, control_fd)
             found = False
