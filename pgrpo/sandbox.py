@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .isolation import LAYERS, Limits
@@ -27,47 +28,46 @@ from .worker import CPU, ENDED, HEADER, START, STATUS, STOP, STOPPED, WALL
 # %% ../nbs/03_sandbox.ipynb #f3b79a96
 @dataclass(frozen=True)
 class Task:
-    "What a worker's next child is given: a request for `pgrpo.worker`, as JSON."
-    request: bytes
+    "What a child of a worker is given."
+    request: bytes                # JSON, for `pgrpo.worker`
     limits: Limits = Limits()
-    reply_limit: int = 1 << 20      # bytes of reply after which the run is stopped
-    look_for_files: bool = False    # look for result files when it has ended
+    reply_limit: int = 1 << 20    # bytes of reply after which it is stopped
+    look_for_files: bool = False  # whether to look for result files when it has ended
 
 
 @dataclass(frozen=True)
 class Run:
-    "What came out of a sandbox. Everything but `ended`, `status`, `cpu` and `wall` was written by the submission, or may have been."
-    reply: bytes = b""     # the records, a line each
-    stdout: bytes = b""    # its first 64 KiB
-    files: bool = False    # a result file with a pass word was left
-    ended: str = "lost"    # "ended" by itself, "cpu", "wall" or "stopped" at a limit, "lost" with its worker
-    status: int | None = None  # exit status, or minus the signal
-    cpu: float = 0.0       # seconds of CPU time
-    wall: float = 0.0      # seconds
+    "What came out. The first three a submission may have chosen at will; the rest was seen from outside."
+    reply: bytes = b""         # records, one a line
+    stdout: bytes = b""        # the first 64 KiB
+    files: bool = False        # it left a result file with a pass word
+    ended: str = "lost"        # "ended" by itself, "cpu" or "wall" (a limit), "stopped" (too long a reply), "lost" with its worker
+    status: int | None = None  # exit status, or minus a signal's number
+    cpu: float = 0.0           # seconds of CPU time
+    wall: float = 0.0          # seconds
 
 # %% ../nbs/03_sandbox.ipynb #ffb2b501
 _ENDS = {ENDED: "ended", CPU: "cpu", WALL: "wall", STOPPED: "stopped"}
-_STDOUT = 1 << 16
+_KEPT = 1 << 16  # bytes of standard output
 _BOOT = """import sys, types
+del sys.path[0]
 package = types.ModuleType("pgrpo")
 package.__path__ = [sys.argv[1]]
 sys.modules["pgrpo"] = package
 from pgrpo.worker import serve
 serve(*map(int, sys.argv[2:6]), sys.argv[6])
-"""
+"""  # the modules that a worker needs, without what importing the package may bring
 
 
 class _Worker:
-    "One warm process and the four descriptors that lead to it."
-
     def __init__(self, layers: Sequence[str]):
         if not hasattr(os, "fork"):
             raise RuntimeError("pgrpo runs submissions in forked processes, which this system does not have; use Linux, macOS or WSL")
         self.control, control = socket.socketpair()
         request, self.request = os.pipe()
         self.reply, reply = os.pipe()
-        self.stdout, out = os.pipe()
-        theirs = (control.fileno(), request, reply, out)
+        self.stdout, stdout = os.pipe()
+        theirs = control.fileno(), request, reply, stdout
         self.process = subprocess.Popen(
             [sys.executable, "-s", "-S", "-B", "-c", _BOOT, str(Path(__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True, cwd="/",
@@ -75,26 +75,28 @@ class _Worker:
         control.close()
         for fd in theirs[1:]:
             os.close(fd)
-        for fd in (self.request, self.reply, self.stdout):
+        for fd in (self.request, self.reply, self.stdout, self.process.stderr.fileno()):
             os.set_blocking(fd, False)
-        os.set_blocking(self.process.stderr.fileno(), False)
-        self.hello, self.task = None, None
+        self.hello = self.task = None
+        self.number = -1
 
     def greet(self):
-        "Wait for the worker to say which layers are in force."
+        "Wait until the worker has said which layers are in force."
         if self.hello is None:
-            self.control.settimeout(30)
+            self.control.settimeout(60)
             try:
                 size, = struct.unpack("<I", self._receive(4))
                 self.hello = json.loads(self._receive(size))
             except (OSError, EOFError, ValueError):
-                said = (self.process.stderr.read() or b"").decode("utf-8", "replace").strip().split("\n")[-1]
+                said = self.last_words()
                 self.close()
-                raise RuntimeError(f"the sandbox's worker did not start: {said or 'it said nothing'}") from None
+                raise RuntimeError(f"a worker of the sandbox did not start: {said}") from None
             self.control.settimeout(None)
-        return self.hello
 
-    def _receive(self, n):
+    def last_words(self) -> str:
+        return (self.process.stderr.read() or b"").decode("utf-8", "replace").strip().split("\n")[-1] or "it did not say why"
+
+    def _receive(self, n: int) -> bytes:
         data = b""
         while len(data) < n:
             part = self.control.recv(n - len(data))
@@ -104,56 +106,58 @@ class _Worker:
         return data
 
     def give(self, number: int, task: Task):
-        "Hand over a task; its bytes follow as the pipe takes them."
+        self.number, self.task, self.stopping = number, task, False
+        self.unsent, self.kept = memoryview(task.request), {self.reply: bytearray(), self.stdout: bytearray()}
+        self.room = {self.reply: task.reply_limit + 1, self.stdout: _KEPT}
+        self.deadline = time.monotonic() + task.limits.wall + 10
         limits = task.limits
-        self.number, self.task = number, task
-        self.body, self.out, self.answer, self.stopping = memoryview(task.request), bytearray(), bytearray(), False
-        self.deadline = time.monotonic() + limits.wall + 10
-        self.control.sendall(START + HEADER.pack(limits.cpu, limits.wall, limits.memory, limits.scratch, limits.processes, task.look_for_files, len(self.body)))
+        self.control.sendall(START + HEADER.pack(limits.cpu, limits.wall, limits.memory, limits.scratch, limits.processes, task.look_for_files, len(self.unsent)))
+        self.send()
 
     def send(self):
+        "Send on what the pipe takes of the request."
         try:
-            self.body = self.body[os.write(self.request, self.body[:1 << 16]):]
+            self.unsent = self.unsent[os.write(self.request, self.unsent[:1 << 16]):]
         except BlockingIOError:
             pass
 
-    def read(self, fd) -> bool:
-        "Take what lies in a pipe: keep it while there is room. False when nothing is left."
+    def read(self, fd: int) -> bool:
+        "Take what lies in a pipe, and keep it as far as there is room. False when nothing is left, EOFError when nobody can write any more."
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
             return False
-        if fd == self.stdout:
-            self.out += data[:_STDOUT - len(self.out)]
-        elif len(self.answer) <= self.task.reply_limit:
-            self.answer += data
-        return bool(data)
+        if not data:
+            raise EOFError("the worker has closed its pipes")
+        kept = self.kept[fd]
+        kept += data[:self.room[fd] - len(kept)]
+        if fd == self.reply and len(kept) == self.room[fd] and not self.stopping:
+            self.stopping = True
+            self.control.sendall(STOP)
+        return True
 
-    def finished(self) -> Run:
-        "The worker's word that every process of the submission is gone; what lies in the pipes is all there will be."
+    def finish(self) -> Run:
+        "The worker says that the run is over: no process can write any more, so the pipes hold all there will be."
         ended, status, cpu, wall, files = STATUS.unpack(self._receive(STATUS.size))
-        while self.read(self.reply):
+        while self.read(self.reply) or self.read(self.stdout):
             pass
-        while self.read(self.stdout):
-            pass
-        if len(self.body):
-            raise EOFError  # it ended before it had read its request, which now lies in the way of the next
+        if len(self.unsent):
+            raise EOFError("it ended before it had read its request, whose rest now lies in the way")
         self.task = None
-        return Run(bytes(self.answer), bytes(self.out), files, _ENDS[ended], os.waitstatus_to_exitcode(status), cpu, wall)
+        return Run(bytes(self.kept[self.reply]), bytes(self.kept[self.stdout]), files, _ENDS[ended], os.waitstatus_to_exitcode(status), cpu, wall)
 
     def forget(self):
-        "Close this process's ends alone (in a fork that inherited them)."
-        for close in (self.control.close, *(lambda fd=fd: os.close(fd) for fd in (self.request, self.reply, self.stdout)), self.process.stderr.close):
-            try:
-                close()
-            except OSError:
-                pass
+        "Close this process's ends."
+        self.control.close()
+        self.process.stderr.close()
+        for fd in (self.request, self.reply, self.stdout):
+            os.close(fd)
 
     def close(self):
-        idle = self.task is None and self.hello is not None
+        idle = self.hello is not None and self.task is None
         self.forget()
         try:
-            self.process.wait(5 if idle else 0)  # an idle one leaves when its socket closes
+            self.process.wait(5 if idle else 0)  # an idle worker leaves when its socket closes
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -161,57 +165,66 @@ class _Worker:
             shutil.rmtree(self.hello["scratch"], ignore_errors=True)
 
 # %% ../nbs/03_sandbox.ipynb #21808797
+_pools = weakref.WeakSet()
+
+
 class Sandbox:
-    "A pool of warm workers that start with the first run and end with this process, or when closed."
+    "A pool of warm workers. They start with the first run, and end when it is closed or this process ends."
 
     def __init__(
         self,
-        workers: int | None = None,            # processes; None: as many as there are cores
-        layers: Iterable[str] = tuple(LAYERS), # of `pgrpo.isolation.LAYERS`
+        workers: int | None = None,             # how many; None: one for each core that this process may use
+        layers: Iterable[str] = tuple(LAYERS),  # which of `pgrpo.isolation.LAYERS` to ask for
     ):
-        self.size = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
-        self.layers = tuple(layers)
-        unknown = sorted(set(self.layers) - set(LAYERS))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.size, self.layers = workers or cores, tuple(layers)
+        unknown = [name for name in self.layers if name not in LAYERS]
         if unknown:
             raise ValueError(f"unknown layer {', '.join(unknown)}; the layers are {', '.join(LAYERS)}")
-        self._workers, self._lock, self._owner = [], threading.RLock(), os.getpid()
-        atexit.register(self.close)
+        self._workers, self._lock = [], threading.RLock()
+        _pools.add(self)
 
     def missing(self) -> dict[str, str]:
         "The layers that are not in force, and why."
         with self._lock:
-            return dict(self._ready()[0].greet()["missing"])
-
-    def _ready(self):
-        if self._owner != os.getpid():  # a fork: these workers answer to the process that started them
-            for worker in self._workers:
-                worker.forget()
-            self._workers, self._lock, self._owner = [], threading.RLock(), os.getpid()
-        self._workers = [w for w in self._workers if w.process.poll() is None]
-        while len(self._workers) < self.size:
-            self._workers.append(_Worker(self.layers))
-        for worker in self._workers:
-            worker.greet()
-        return self._workers
+            return dict(self._ready()[0].hello["missing"])
 
     def run(self, tasks: Sequence[Task]) -> list[Run]:
-        "Run every task in a fresh process, several at a time. The runs come in the tasks' order."
+        "Run every task in a process of its own, as many at once as there are workers: a `Run` for each, in order."
         with self._lock:
-            if not tasks:
-                return []
-            batch = _Batch(self, tasks)
             try:
-                return batch.go()
+                return _Batch(self, tasks).go() if tasks else []
             except BaseException:
-                self.close()
+                self.close()  # workers in the middle of something are of no use to the next batch
                 raise
 
+    def _start(self):
+        worker = _Worker(self.layers)
+        self._workers.append(worker)
+        return worker
+
+    def _ready(self) -> list[_Worker]:
+        dead = [w for w in self._workers if w.process.poll() is not None]
+        for worker in dead:
+            worker.close()
+            self._workers.remove(worker)
+        while len(self._workers) < self.size:
+            self._start()
+        for worker in self._workers:
+            worker.greet()
+        _tell(self._workers[0].hello["missing"])
+        return self._workers
+
     def close(self):
-        "End the workers. The next run starts new ones."
-        if self._owner == os.getpid():
-            for worker in self._workers:
-                worker.close()
-        self._workers = []
+        "End the workers."
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.close()
+
+    def _forget(self):
+        for worker in self._workers:
+            worker.forget()
+        self._workers, self._lock = [], threading.RLock()
 
     def __enter__(self):
         return self
@@ -220,78 +233,98 @@ class Sandbox:
         self.close()
 
 
+def _close_all():
+    for pool in list(_pools):
+        pool.close()
+
+
+def _forget_all():
+    for pool in list(_pools):
+        pool._forget()  # a fork must not talk to the workers of the process it was forked from
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+# %% ../nbs/03_sandbox.ipynb #36a38350
+_told = set()
+
+
+def _tell(missing: dict[str, str]):
+    "Warn, once, of layers that were asked for and cannot be had."
+    lost = {name: why for name, why in missing.items() if why != "switched off"}
+    if lost and not _told:
+        _told.add(True)
+        open_files = " Submissions can read your files, the problems' answers among them: grade only code that you trust." if {"mount", "landlock"} <= set(missing) else ""
+        warnings.warn(f"the sandbox runs without {', '.join(f'{name} ({why})' for name, why in lost.items())}; "
+                      f"`pgrpo check --sandbox` tells what that leaves open.{open_files}", stacklevel=2)
+
+
 class _Batch:
-    "One call of `Sandbox.run`: gives tasks to idle workers and listens to the busy ones."
+    "One call of `Sandbox.run`."
 
-    def __init__(self, pool, tasks):
-        self.pool, self.runs, self.todo, self.tries = pool, [None] * len(tasks), deque(enumerate(tasks)), {}
-        self.selector = selectors.DefaultSelector()
+    def __init__(self, pool: Sandbox, tasks: Sequence[Task]):
+        self.pool, self.runs, self.todo = pool, [None] * len(tasks), deque(enumerate(tasks))
+        self.given_up_once, self.selector = set(), selectors.DefaultSelector()
 
-    def go(self):
+    def go(self) -> list[Run]:
         with self.selector:
-            busy = [w for w in self.pool._ready() if self.start(w)]
-            while busy:
+            for worker in list(self.pool._ready()):
+                self.enlist(worker)
+            while None in self.runs:
                 for key, _ in self.selector.select(1.0):
-                    worker, what = key.data
-                    if worker.task is not None:
-                        self.listen(worker, what, key.fd)
-                now = time.monotonic()
-                for worker in busy:
-                    if worker.task is not None and now > worker.deadline:
-                        self.lost(worker)
-                busy = [w for w in self.pool._workers if w.task is not None]
+                    self.listen(key.data, key.fd)
+                for worker in list(self.pool._workers):
+                    if worker.task is not None and time.monotonic() > worker.deadline:
+                        self.replace(worker)
         return self.runs
 
-    def start(self, worker) -> bool:
-        if not self.todo:
-            return False
-        worker.give(*self.todo.popleft())
-        worker.send()
-        for fd, what in ((worker.control, "control"), (worker.reply, "reply"), (worker.stdout, "stdout")):
-            self.selector.register(fd, selectors.EVENT_READ, (worker, what))
-        if len(worker.body):
-            self.selector.register(worker.request, selectors.EVENT_WRITE, (worker, "request"))
-        return True
+    def enlist(self, worker: _Worker):
+        for fd in (worker.control.fileno(), worker.reply, worker.stdout):
+            self.selector.register(fd, selectors.EVENT_READ, worker)
+        self.assign(worker)
 
-    def drop(self, worker):
-        for fd in (worker.control, worker.reply, worker.stdout, worker.request):
+    def assign(self, worker: _Worker):
+        if self.todo:
+            worker.give(*self.todo.popleft())
+            if len(worker.unsent):
+                self.selector.register(worker.request, selectors.EVENT_WRITE, worker)
+
+    def listen(self, worker: _Worker, fd: int):
+        if worker not in self.pool._workers:
+            return
+        try:
+            if fd == worker.request:
+                worker.send()
+                if not len(worker.unsent):
+                    self.selector.unregister(fd)
+            elif fd == worker.control.fileno():
+                self.runs[worker.number] = worker.finish()
+                self.assign(worker)
+            elif worker.task is not None:
+                worker.read(fd)
+        except (OSError, EOFError):
+            self.replace(worker)
+
+    def replace(self, worker: _Worker):
+        "A worker is gone, or has to go. What it was at gets one more try."
+        said = worker.last_words()
+        for fd in (worker.control.fileno(), worker.reply, worker.stdout, worker.request):
             try:
                 self.selector.unregister(fd)
             except (KeyError, ValueError):
                 pass
-
-    def listen(self, worker, what, fd):
-        try:
-            if what == "request":
-                worker.send()
-                if not len(worker.body):
-                    self.selector.unregister(worker.request)
-            elif what == "control":
-                run = worker.finished()
-                self.runs[worker.number] = run
-                self.drop(worker)
-                self.start(worker)
+        if worker.task is not None:
+            if worker.number in self.given_up_once:
+                self.runs[worker.number] = Run()
+                warnings.warn(f"a worker of the sandbox was lost with its submission: {said}", stacklevel=2)
             else:
-                worker.read(fd)
-                if len(worker.answer) > worker.task.reply_limit and not worker.stopping:
-                    worker.stopping = True
-                    worker.control.sendall(STOP)
-        except (OSError, EOFError):
-            self.lost(worker)
-
-    def lost(self, worker):
-        "A worker is gone, or has to go. Its task gets one more try in a new one."
-        number, task = worker.number, worker.task
-        self.drop(worker)
+                self.given_up_once.add(worker.number)
+                self.todo.appendleft((worker.number, worker.task))
         worker.process.kill()
         worker.close()
         self.pool._workers.remove(worker)
-        self.tries[number] = self.tries.get(number, 0) + 1
-        if self.tries[number] < 2:
-            self.todo.appendleft((number, task))
-        else:
-            self.runs[number] = Run()
-        fresh = _Worker(self.pool.layers)
-        self.pool._workers.append(fresh)
+        fresh = self.pool._start()
         fresh.greet()
-        self.start(fresh)
+        self.enlist(fresh)
