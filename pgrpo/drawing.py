@@ -135,7 +135,7 @@ class _Panel:
         def one(ref, data): return self.ax.transAxes if ref.endswith("domain") else paper if ref == "paper" else data
         return blended_transform_factory(one(xref, self.ax.transData), one(yref, self.ax.transData))
 
-# %% ../nbs/00_drawing.ipynb #e6d0faf7
+# %% ../nbs/00_drawing.ipynb #b1dc7afc
 def _error(trace, key, n):
     "Error bar lengths (2, n) below and above, or None"
     bars = trace.get(key) or {}
@@ -183,7 +183,7 @@ def _scatter(panel, trace, ink, previous): # previous: the last scatter's x and 
                               ha={"left": "right", "right": "left"}.get(h, "center"), va={"top": "bottom", "bottom": "top"}.get(v, "center"))
     shown = "lines" in mode and width
     return (x, y), Line2D([], [], color=color, linewidth=width if shown else 0, linestyle=style if shown else "none",
-                          marker=_SYMBOL[marker.get("symbol", "circle")] if "markers" in mode else None, markersize=marker.get("size", 6))
+                          marker=_SYMBOL[marker.get("symbol", "circle")] if "markers" in mode else None, markersize=marker.get("size", 6), markerfacecolor="none" if "open" in marker.get("symbol", "") else None)
 
 def _bars(panel, traces, layout, ink):
     "All bar traces of one panel together, since grouping and stacking are about neighbours"
