@@ -4,9 +4,12 @@
 __all__ = ['to_json', 'from_json', 'require', 'read_rows', 'check_fields', 'write_rows']
 
 # %% ../nbs/02_jsonl.ipynb #659dfcd3
+import gzip
+import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -105,17 +108,26 @@ def _told(e: Exception) -> str:
     return "is nested too deeply" if isinstance(e, RecursionError) else str(e)
 
 
+def _lines(path: Path) -> list[bytes]:
+    lines = []
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for line in file:
+                lines.append(line.rstrip(b"\r\n"))
+    except (gzip.BadGzipFile, zlib.error, EOFError) as e:
+        raise ValueError(f"{path}, line {len(lines) + 1}: the compressed data is damaged, here or before: {e}") from None
+    except OSError as e:
+        raise type(e)(f"cannot read {path}: {e.strerror}") from None
+    return lines
+
+
 def read_rows(
     path: str | Path,
     make: Callable,  # (row, line number) -> anything; a ValueError says what is wrong with the row
 ) -> list:           # what `make` returned, in the file's order
     "Each line's object through `make`. Blank lines are skipped; ValueError naming file and line for any other that is no row, OSError for a file that cannot be read."
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as e:
-        raise type(e)(f"cannot read {path}: {e.strerror}") from None
     out = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(Path(path)), 1):
         if not line.strip():
             continue
         try:
@@ -135,12 +147,21 @@ def check_fields(row: dict, required: Iterable[str], optional: Iterable[str] = (
     require(not unknown, f"unknown field{'s' * (len(unknown) > 1)} {', '.join(sorted(unknown))}")
 
 # %% ../nbs/02_jsonl.ipynb #5adae8b7
+def _compressed(data: bytes) -> bytes:
+    "gzip without name and time, so that the same rows are the same bytes."
+    out = io.BytesIO()
+    with gzip.GzipFile("", "wb", fileobj=out, mtime=0) as file:
+        file.write(data)
+    return out.getvalue()
+
+
 def write_rows(rows: Iterable[dict], path: str | Path):
-    "One JSON object a line. The file is written beside its place and then renamed, so it is there whole or as it was."
+    "One JSON object a line, compressed if the name ends in `.gz`. The file is written beside its place and then renamed, so it is there whole or as it was."
     path = Path(path)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        part.write_bytes(_compressed(data) if path.suffix == ".gz" else data)
         part.replace(path)
     except OSError as e:
         raise type(e)(f"cannot write {path}: {e.strerror}") from None
