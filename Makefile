@@ -1,0 +1,40 @@
+# pgrpo: `make run` shows the result, `make test` checks everything, `make lab` opens the notebooks.
+# Each does all its own set-up in .venv and is safe to repeat.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SEEDS  ?= 0
+
+.PHONY: run test lab notebooks export results clean help
+
+help:            ## what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
+
+$(READY): settings.ini pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("pgrpo needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+run: $(READY)    ## none, erase and route side by side: a table and a figure
+	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo --figure figures/demo
+
+test: $(READY)   ## every cell of every notebook, then the tests
+	$(BIN)/python tools/check_notebooks.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lab: $(READY)    ## JupyterLab on the step by step notebook
+	$(BIN)/jupyter lab nbs/09_grpo.ipynb
+
+notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
+	$(BIN)/python tools/run_notebooks.py
+
+export: $(READY) ## write pgrpo/*.py from the notebooks
+	$(BIN)/nbdev_export
+
+clean:           ## remove the environment and all runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,40 @@
+"""Check that the exported modules are what the notebooks say, and that no output carries a path of some machine."""
+import filecmp
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PRIVATE = re.compile(r"(/home/|/root/|/Users/|/work/|/tmp/|[A-Z]:\\\\Users)\w*")
+
+
+def stale() -> list[str]:
+    "Modules that differ from a fresh export."
+    from nbdev.export import nb_export
+    with tempfile.TemporaryDirectory() as folder:
+        for notebook in sorted((ROOT / "nbs").glob("*.ipynb")): nb_export(str(notebook), folder)
+        made = {p.name for p in Path(folder).glob("*.py")}
+        kept = {p.name for p in (ROOT / "pgrpo").glob("*.py")} - {"__init__.py", "_modidx.py"}
+        return sorted(made ^ kept) + [name for name in sorted(made & kept) if not filecmp.cmp(Path(folder) / name, ROOT / "pgrpo" / name, shallow=False)]
+
+
+def private_outputs() -> list[str]:
+    "Outputs with a path that exists on one machine alone."
+    found = []
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            for out in cell.get("outputs", []):
+                data = out.get("data", {})
+                text = json.dumps([out.get("text", ""), out.get("ename", ""), *(v for k, v in data.items() if k.startswith("text/"))])
+                for hit in PRIVATE.findall(text): found.append(f"{path.name}: {hit}... in the output of {''.join(cell['source']).strip().splitlines()[0][:60]!r}")
+                if out.get("output_type") == "error": found.append(f"{path.name}: an error in the output of {''.join(cell['source'])[:60]!r}")
+    return found
+
+
+if __name__ == "__main__":
+    bad = [f"pgrpo/{name} is not what its notebook exports; run nbdev_export" for name in stale()] + private_outputs()
+    print("\n".join(bad) or "notebooks and modules agree, and no output is private")
+    sys.exit(bool(bad))

@@ -1,0 +1,51 @@
+"""Run notebooks top to bottom, keep their outputs in a form that does not change from run to run, and export the package.
+
+    python tools/run_notebooks.py [NAME ...]     names or parts of names; all notebooks without one
+"""
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+
+
+def tidy(notebook):
+    "Merge split streams, drop what a reader stumbles over (progress bars, kernel chatter), name cells after their content."
+    ids = set()
+    for cell in notebook.cells:
+        name = hashlib.sha1(cell.source.encode()).hexdigest()[:8]
+        while name in ids: name = hashlib.sha1(name.encode()).hexdigest()[:8]
+        ids.add(name)
+        cell["id"] = name
+        if cell.cell_type != "code": continue
+        cell.execution_count, cell.metadata = None, {}
+        outputs = []
+        for out in cell.outputs:
+            if out.output_type == "stream" and out.name == "stderr": continue
+            if out.output_type == "stream" and outputs and outputs[-1].output_type == "stream": outputs[-1].text += out.text; continue
+            if "execution_count" in out: out.execution_count = None
+            outputs.append(out)
+        cell.outputs = outputs
+    notebook.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    return notebook
+
+
+def run(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    nbformat.write(tidy(notebook), path)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    wanted = sys.argv[1:]
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+        if wanted and not any(name in path.name for name in wanted): continue
+        print(path.name, flush=True)
+        run(path)
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"])
