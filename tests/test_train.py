@@ -1,0 +1,100 @@
+"A run is killed for real, at random moments, and has to end up as if nothing had happened."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pgrpo.config import preset
+from pgrpo.train import RunFolder, Trainer, train
+
+KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))
+SETTINGS = dict(arm="route", steps=12, refresh=5, eval_every=4, checkpoint_every=3, eval_problems=2)
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))} for row in rows]
+
+
+def start(folder):
+    call = f"from pgrpo.train import *; train(preset('smoke', **{SETTINGS!r}), {str(folder)!r}, progress=False)"
+    return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def lines(folder):
+    file = RunFolder(folder).rows_file
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_sigkill_at_random_steps(tmp_path):
+    undisturbed = train(preset("smoke", **SETTINGS), tmp_path / "undisturbed", progress=False)
+    rng, folder, kills = random.Random(os.environ.get("PGRPO_TEST_SEED", 0)), tmp_path / "killed", 0
+    while kills < KILLS:
+        process, before = start(folder), lines(folder)
+        target, delay = before + rng.randint(0, 4), rng.random() * 0.3
+        while process.poll() is None and lines(folder) <= target: time.sleep(0.01)
+        time.sleep(delay)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if process.returncode == 0:  # it finished before it could be killed: take the end away, go on
+            RunFolder(folder).summary_file.unlink()
+            RunFolder(folder).checkpoint_file.unlink()
+        else: assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+    resumed = train(preset("smoke", **SETTINGS), folder, progress=False)
+    assert resumed == undisturbed
+    assert timeless(RunFolder(folder).rows()) == timeless(RunFolder(tmp_path / "undisturbed").rows())
+    assert RunFolder(folder).rollouts() == RunFolder(tmp_path / "undisturbed").rollouts()
+    assert RunFolder(folder).summary() == undisturbed
+
+
+def test_checkpoint_of_another_model_or_damaged(tmp_path):
+    for row in Trainer(preset("smoke", checkpoint_every=1), tmp_path / "a").steps(): break
+    config = tmp_path / "a" / "config.json"
+    saved = json.loads(config.read_text())
+    saved["config"]["rank"] = 16
+    config.write_text(json.dumps(saved))
+    for row in Trainer(preset("smoke", checkpoint_every=1), tmp_path / "b").steps(): break
+    with pytest.raises(ValueError, match="belongs to another model"):
+        (tmp_path / "a" / "ckpt" / "last.pt").write_bytes((tmp_path / "b" / "ckpt" / "last.pt").read_bytes())
+        Trainer(preset("smoke", checkpoint_every=1, rank=16), tmp_path / "a")
+    file = tmp_path / "b" / "ckpt" / "last.pt"
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="last.pt is damaged"):
+        Trainer(preset("smoke", checkpoint_every=1), tmp_path / "b")
+
+
+def test_rows_damaged_in_the_middle_name_the_line(tmp_path):
+    train(preset("smoke", steps=2), tmp_path / "run", progress=False)
+    rows = tmp_path / "run" / "rows.jsonl"
+    rows.write_text("{oops\n" + rows.read_text())
+    with pytest.raises(ValueError, match="rows.jsonl, line 1"):
+        RunFolder(tmp_path / "run").rows()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="choose another with --run-dir"):
+        train(preset("smoke"), tmp_path / "locked" / "run", progress=False)
+
+
+def test_run_dir_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="choose another with --run-dir"):
+        train(preset("smoke"), tmp_path / "file" / "run", progress=False)
+
+
+@pytest.mark.parametrize("settings", [
+    dict(arm="erase", at="update"), dict(arm="route", gate="no_gate", overshoot=1.5), dict(arm="erase", gate="reverse"), dict(arm="erase", control="shuffled"),
+    dict(arm="erase", control="nonhack", preserve_magnitude=True), dict(arm="route", control="random"), dict(beta=0.01, inner_steps=2), dict(classic=True),
+    dict(micro_batch=3), dict(rank=32), dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")), dict(tau=0.2, global_floor=None, normalize="sum"),
+    dict(problems="handwritten", pairs="handwritten"), dict(max_grad_norm=None, weight_decay=0.1)], ids=lambda s: " ".join(map(str, s.values())))
+def test_every_setting_runs(settings):
+    rows = list(Trainer(preset("smoke", steps=1, refresh=0, eval_every=0, eval_problems=1, **settings)).steps())
+    assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
