@@ -4,14 +4,15 @@
 __all__ = ['INK', 'GRID', 'ARM_COLORS', 'ARM_DASHES', 'color', 'dash', 'tint', 'static', 'describe', 'show', 'save_figure',
            'curves', 'null_line']
 
-# %% ../nbs/00_plots.ipynb #3c8fa9c1
+# %% ../nbs/00_plots.ipynb #24227aac
 import base64, html, json, os, sys
 from pathlib import Path
 import numpy as np
 import plotly
 import plotly.graph_objects as go
 import plotly.io as pio
-from .drawing import draw, plain
+from .canvas import plain
+from .drawing import draw
 
 # %% ../nbs/00_plots.ipynb #5d1876b5
 INK, GRID = "#797979", "rgba(128,128,128,0.22)"

@@ -69,7 +69,7 @@ def encode_completions(
     ids = [c if c[-1:] == [eos] else [*c, eos] for c in ids]
     return stack_completions([prompt_ids(tokenizer, p) for p in prompts], ids, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, max_length)
 
-# %% ../nbs/07_vhack.ipynb #0dd75b0f
+# %% ../nbs/07_vhack.ipynb #b4bad99b
 def completion_nll(
     model,
     encoded: Encoded, # on the model's device
@@ -81,7 +81,7 @@ def completion_nll(
     keep = encoded.input_ids.shape[1] - start + 1
     logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, use_cache=False, logits_to_keep=keep).logits[:, :-1].float()
     wanted, counts = encoded.input_ids[:, start:], encoded.completion_mask[:, start:]
-    nll = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none") * counts
+    nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
 # %% ../nbs/07_vhack.ipynb #4896a594
