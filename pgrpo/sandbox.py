@@ -69,7 +69,7 @@ class _Worker:
         self.stdout, stdout = os.pipe()
         theirs = control.fileno(), request, reply, stdout
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-B", "-c", _BOOT, str(Path(__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
+            [sys.executable, "-s", "-S", "-B", "-c", _BOOT, str(Path(sys.modules[Limits.__module__].__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True, cwd="/",
             env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"})
         control.close()
@@ -256,9 +256,10 @@ def _tell(missing: dict[str, str]):
     lost = {name: why for name, why in missing.items() if why != "switched off"}
     if lost and not _told:
         _told.add(True)
+        whys = {why: [name for name in lost if lost[name] == why] for why in lost.values()}
+        text = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
         open_files = " Submissions can read your files, the problems' answers among them: grade only code that you trust." if {"mount", "landlock"} <= set(missing) else ""
-        warnings.warn(f"the sandbox runs without {', '.join(f'{name} ({why})' for name, why in lost.items())}; "
-                      f"`pgrpo check --sandbox` tells what that leaves open.{open_files}", stacklevel=2)
+        warnings.warn(f"the sandbox runs without some layers here: {text}. `pgrpo check --sandbox` shows what the others stop.{open_files}", stacklevel=5)
 
 
 class _Batch:

@@ -37,7 +37,8 @@ def trial(attempt) -> str:
             attempt()
             os.write(w, b"+")
         except BaseException as e:
-            os.write(w, (str(e) or type(e).__name__)[:200].encode("utf-8", "replace"))
+            said = e.strerror if isinstance(e, OSError) and e.filename is None else str(e)
+            os.write(w, (said or type(e).__name__)[:200].encode("utf-8", "replace"))
         finally:
             os._exit(0)
     os.close(w)

@@ -5,7 +5,9 @@ __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'HEADER', 'STATUS', 'START',
            'judge', 'flawed', 'rehearse', 'read_exactly', 'find_results', 'supervise', 'serve']
 
 # %% ../nbs/02d_worker.ipynb #5213929b
+import _sitebuiltins
 import atexit
+import builtins
 import fcntl
 import gc
 import io
@@ -267,6 +269,8 @@ def serve(control: int, request: int, reply: int, stdout: int, layers: str):
     os.closerange(STDOUT + 1, os.sysconf("SC_OPEN_MAX"))
     for name in "bisect collections copy datetime enum functools heapq itertools math operator re string typing".split():
         __import__(name)  # what submissions import; here it costs once
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, ""))  # scripts have these; an interpreter started without site has not
     jail = Jail(layers.split(","))
     jail.enter()
     hello = json.dumps({"missing": jail.missing, "scratch": None if "mount" in jail.spaces else jail.scratch}).encode()

@@ -1,0 +1,295 @@
+"""The sandbox as machinery: deaths, forks, floods, missing layers, other users, and thousands of runs."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from world import descendants
+
+import pgrpo
+from pgrpo import sandbox
+from pgrpo.isolation import LAYERS, Limits
+from pgrpo.oracle import read_reply
+from pgrpo.probes import check_sandbox, format_layers
+from pgrpo.sandbox import Run, Sandbox, Task
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+QUICK = Limits(cpu=0.5, wall=2.0)
+
+
+def task(body, calls=("[1]",), limits=QUICK, before="", **settings):
+    code = before + "\nclass Solution:\n    def f(self, x):\n        " + body.replace("\n", "\n        ")
+    return Task(json.dumps({"setup": "", "code": code, "method": "f", "mode": "gt_only", "calls": list(calls)}).encode(), limits, **settings)
+
+
+def values(run: Run):
+    return [record.get("value", record.get("error")) for record in read_reply(run).records]
+
+
+def gone(pids, patience=10.0) -> bool:
+    end = time.monotonic() + patience
+    alive = lambda pid: os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    while time.monotonic() < end:
+        try:
+            if not any(map(alive, pids)):
+                return True
+        except OSError:
+            pass
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Sandbox(2) as pool:
+        yield pool
+
+
+def test_unknown_layer_is_named():
+    with pytest.raises(ValueError, match="unknown layer chroot; the layers are limits, pid"):
+        Sandbox(1, ["chroot"])
+
+
+def test_order_is_kept_and_errors_stay_with_their_task(pool):
+    tasks = [task(f"return {i}" if i % 7 else "import os; os._exit(3)") for i in range(60)]
+    runs = pool.run(tasks)
+    assert [values(r) for r in runs] == [[i] if i % 7 else [] for i in range(60)]
+    assert all((r.ended, r.status) == ("ended", 0 if i % 7 else 3) for i, r in enumerate(runs))
+
+
+def test_large_requests_and_replies(pool):
+    text = "x" * 3_000_000
+    run, = pool.run([task("return [len(x), x]", [json.dumps([text])], reply_limit=4_000_000)])
+    assert values(run) == [[3_000_000, text]]
+    run, = pool.run([task("return x * 2", [json.dumps([text])], reply_limit=4_000_000)])
+    assert run.ended == "stopped" and len(run.reply) == 4_000_001
+
+
+def test_output_is_kept_up_to_a_limit(pool):
+    run, = pool.run([task("for _ in range(1000): print('y' * 1000)\nreturn x")])
+    assert len(run.stdout) == 1 << 16 and values(run) == [1]
+
+
+def test_limits_can_be_chosen(pool):
+    runs = pool.run([task("return len(bytearray(200 << 20))", limits=Limits(memory=m << 20)) for m in (100, 400)])
+    assert [values(r) for r in runs] == [["MemoryError"], [200 << 20]]
+    runs = pool.run([task("import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x", limits=Limits(cpu=c)) for c in (0.2, 2.0)])
+    assert [r.ended for r in runs] == ["cpu", "ended"] and 0.2 <= runs[0].cpu < 1.5
+    runs = pool.run([task("open('big', 'wb').write(bytes(2 << 20))\nreturn x", limits=Limits(scratch=s << 20)) for s in (1, 4)])
+    assert "File too large" in values(runs[0])[0] or "No space" in values(runs[0])[0]
+    assert values(runs[1]) == [1]
+
+
+def test_a_worker_that_dies_is_replaced(pool):
+    pool.run([task("return x")])
+    for worker in pool._workers:
+        worker.process.kill()
+    assert [values(r) for r in pool.run([task("return x")] * 3)] == [[1]] * 3
+
+
+@linux
+def test_a_worker_that_dies_at_work_is_replaced():
+    with Sandbox(1) as pool:
+        pool.run([task("return x")])
+        first = pool._workers[0].process
+        pid = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.5; kill -9 {first.pid}"])
+        started = time.monotonic()
+        run, = pool.run([task("import time; time.sleep(1.5); return x", limits=Limits(wall=10))])
+        assert values(run) == [1] and pool._workers[0].process is not first and time.monotonic() - started >= 1.5
+        pid.wait()
+
+
+def test_a_task_that_loses_two_workers_is_given_up(monkeypatch):
+    give = sandbox._Worker.give
+    def die(self, number, task):
+        if b"lose me" in task.request:
+            self.process.kill()
+            self.process.wait()
+        give(self, number, task)
+    monkeypatch.setattr(sandbox._Worker, "give", lambda self, number, task: die(self, number, task))
+    with Sandbox(1) as pool, pytest.warns(UserWarning, match="lost with its submission"):
+        runs = pool.run([task("return 1"), task("return 'lose me'"), task("return 3")])
+    assert [r.ended for r in runs] == ["ended", "lost", "ended"]
+
+
+def test_an_interrupt_leaves_a_usable_pool(pool):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([task("import time; time.sleep(5)", limits=Limits(wall=10))])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert values(pool.run([task("return x")])[0]) == [1]
+
+
+def test_a_fork_gets_workers_of_its_own(pool):
+    pool.run([task("return x")])
+    mine = [w.process.pid for w in pool._workers]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            ok = values(pool.run([task("return x + 1")])[0]) == [2] and not set(mine) & {w.process.pid for w in pool._workers}
+            pool.close()
+            code = 0 if ok else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert values(pool.run([task("return x")])[0]) == [1] and mine == [w.process.pid for w in pool._workers]
+
+
+def test_descriptors_above_the_usual():
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+    try:
+        with Sandbox(1) as pool:
+            run, = pool.run([task("import os\nreturn sorted(int(fd) for fd in range(300) if not stat(fd))",
+                                  before="import os\ndef stat(fd):\n    try:\n        os.fstat(fd)\n    except OSError:\n        return True")])
+            assert values(run) == [[0, 1, 2, 3]]
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+@linux
+def test_workers_end_with_their_parent(tmp_path):
+    script = f"""
+import sys, time
+sys.path[:0] = [{str(Path(pgrpo.__file__).parents[1])!r}, {str(Path(__file__).parent)!r}]
+from test_sandbox import Sandbox, task, Limits
+pool = Sandbox(2)
+pool.run([task("return x")])
+print("ready", flush=True)
+pool.run([task("import time; time.sleep(100)", limits=Limits(wall=100))] * 2)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    below = descendants(process.pid)
+    assert len(below) >= 4
+    process.kill()
+    process.wait()
+    assert gone(below)
+
+
+COMBINATIONS = [(), *[(name,) for name in LAYERS], ("pid", "seccomp"), ("mount", "seccomp"), ("mount", "pid", "network", "ipc"), ("seccomp", "landlock"),
+                ("mount", "pid", "network", "ipc", "seccomp"), tuple(LAYERS)]
+
+
+@linux
+@pytest.mark.parametrize("without", COMBINATIONS, ids=lambda names: "without " + (" ".join(names) or "nothing"))
+def test_the_rest_holds_without_some_layers(without):
+    "Fewer layers still mean: right values, ended loops, no survivors, no leftovers."
+    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n    open('x', 'w').close()\n    while True: time.sleep(1)\ntime.sleep(0.05)\nreturn x"
+    mess = "import os\nfor _ in range(300):\n    os.mkdir('d')\n    os.chdir('d')\nopen('x', 'w').close()\nreturn x"
+    with Sandbox(1, [name for name in LAYERS if name not in without]) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = pool.run([task(body) for body in ("return x", "while True: pass", daemon, mess, "import os\nreturn os.listdir('.')", "return x")])
+        assert [values(runs[i]) for i in (0, 3, 4, 5)] == [[1], [1], [[]], [1]]
+        assert runs[1].ended == "cpu"
+        worker = pool._workers[0]
+        assert len(descendants(worker.process.pid)) <= 1
+        scratch = worker.hello["scratch"]
+        assert scratch is None or os.listdir(scratch) == []
+    assert scratch is None or not os.path.exists(scratch)
+    assert gone([worker.process.pid])
+
+
+@linux
+def test_every_layer_stops_what_it_is_for():
+    tried = check_sandbox()
+    assert {t.layer for t in tried} >= set(LAYERS)
+    for t in tried:
+        assert t.alone is not False and (t.together or not t.in_force), t
+        assert t.armed is not False or t.layer == "privileges", t
+    assert len(format_layers(tried).split("\n")) >= len(tried) + 2
+
+
+def test_missing_layers_are_told_once_and_clearly(monkeypatch):
+    monkeypatch.setattr(sandbox, "_told", set())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            sandbox._tell({"pid": "unshare: no", "mount": "unshare: no", "landlock": "444: none", "ipc": "switched off"})
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "pid, mount (unshare: no); landlock (444: none)" in text and "ipc" not in text and "your files" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(sandbox, "_told", set())
+        sandbox._tell({})
+
+
+CHECK = """
+import sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {root!r})
+from pgrpo.grader import _oracle, hack_matrix
+from pgrpo.probes import check_sandbox
+from pgrpo.problems import Problem
+p = Problem("p", "gt_only", "f", "n", "Any.", "class Solution:\\n    def f(self, n):\\n        return n + 1", [([1], 2)])
+print(hack_matrix([p]).diagonal, not [t for t in check_sandbox() if t.alone is False], *sorted(_oracle.missing()))
+"""
+
+
+def other_python(tmp_path):
+    "An interpreter and a copy of the package that any user may run."
+    for parent in (tmp_path, *tmp_path.parents):
+        try:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        except OSError:
+            pass
+    shutil.copytree(Path(pgrpo.__file__).parent, tmp_path / "pgrpo", ignore=shutil.ignore_patterns("__pycache__"))
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            if subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], user=12345, group=12345, extra_groups=[]).returncode == 0:
+                return python, CHECK.format(root=str(tmp_path))
+        except (OSError, subprocess.SubprocessError):
+            pass
+    pytest.skip("no Python that another user may run")
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become an ordinary user; the other tests have run as one")
+def test_as_an_ordinary_user(tmp_path):
+    python, script = other_python(tmp_path)
+    done = subprocess.run([python, "-c", script], user=12345, group=12345, extra_groups=[], capture_output=True, text=True, cwd="/", env={})
+    assert done.stdout.split()[:2] == ["True", "True"], done
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to build the situation")
+@pytest.mark.skipif(not (shutil.which("unshare") and shutil.which("setpriv")), reason="needs unshare and setpriv to build the situation")
+def test_where_namespaces_are_forbidden(tmp_path):
+    python, script = other_python(tmp_path)
+    shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all --inh-caps -all "$0" -c "$1"'
+    done = subprocess.run(["unshare", "-Ur", "sh", "-c", shell, python, script], capture_output=True, text=True, cwd="/")
+    if "unshare:" in done.stderr:
+        pytest.skip("this system does not let the situation be built")
+    assert done.stdout.split()[:2] == ["True", "True"] and {"mount", "pid", "network", "ipc"} <= set(done.stdout.split()[2:]), done
+
+
+@linux
+def test_thousands_of_runs_leave_nothing(pool):
+    "Descriptors, processes and memory are the same after many runs as after a few."
+    def state():
+        pids = [os.getpid(), *(p for w in pool._workers for p in (w.process.pid, *descendants(w.process.pid)))]
+        fds = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+        memory = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 for pid in pids[1:]]  # KiB, of the workers
+        return len(pids), fds, memory
+    tasks = [task(body) for body in ("return x", "print('y' * 9999); return [x] * 999", "open('f', 'w').write('z' * 9999); return x", "1/0", "import os; os._exit(1)")]
+    pool.run(tasks * 20)
+    before = state()
+    pool.run(tasks * 200)
+    after = state()
+    assert after[:2] == before[:2]
+    assert all(b - a < 512 for a, b in zip(before[2], after[2])), (before, after)
