@@ -15,7 +15,7 @@ from .svd import SVDCache, digest, read_tensors, write_tensors
 
 # %% ../nbs/01_adapter.ipynb #695440db
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj",
-           "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj",
+           "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "in_proj_ba", "out_proj",
            "up_proj", "gate_proj", "down_proj")
 
 def find_targets(

@@ -1,0 +1,473 @@
+"The adapter on whole models: architectures × dtypes × paths × checkpointing × devices, against plain hooks and autograd."
+import copy, subprocess, sys, warnings
+import pytest, torch, torch.nn as nn, transformers
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from pgrpo.adapter import wrap
+from pgrpo.linear import AdaptedLinear, fold_weight
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+ARCHITECTURES = ["qwen3"] + ["qwen3_5"] * hasattr(transformers, "Qwen3_5ForCausalLM")
+DTYPES = [torch.float32, torch.bfloat16]
+on_devices, on_architectures, in_dtypes = (pytest.mark.parametrize(*p) for p in (
+    ("device", DEVICES), ("architecture", ARCHITECTURES), ("dtype", DTYPES)))
+
+def make(architecture="qwen3", dtype=torch.float32, device="cpu", seed=0):
+    torch.manual_seed(seed)
+    shape = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
+    if architecture == "qwen3": model = Qwen3ForCausalLM(Qwen3Config(**shape, num_hidden_layers=2, head_dim=8))
+    else: model = transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(
+        **shape, num_hidden_layers=2, head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4,
+        linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4))
+    return model.to(device, dtype).eval()
+
+def wrapped(*args, size=0.1, **kwargs):
+    model = make(*args, **kwargs)
+    adapter = wrap(model)
+    perturb(adapter, size)
+    return model, adapter
+
+def perturb(adapter, size=0.1, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in adapter.parameters(): p.copy_(size * torch.randn(p.shape, generator=generator))
+
+def tokens(device="cpu", rows=3, length=9): return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(2)).to(device)
+
+def nll(model, ids, **inputs): # (B,)
+    logits = model(**(inputs or dict(input_ids=ids))).logits[:, :-1]
+    return -torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1).gather(-1, ids[:, 1:, None])[..., 0].sum(1)
+
+def brute_force(adapter, base, ids): # name → (B, r): a backward per rollout through plain hooks
+    deltas = {n: (m.delta_s + m.delta_s_hack).detach().to(m.U.dtype).requires_grad_() for n, m in adapter.items()}
+    def hook(n, m): return base.get_submodule(n).register_forward_hook(lambda _, x, y: y + ((x[0] @ m.Vh.T) * deltas[n]) @ m.U.T)
+    hooks = [hook(n, m) for n, m in adapter.items()]
+    rows = [torch.autograd.grad(loss, list(deltas.values()), retain_graph=True) for loss in nll(base, ids)]
+    for h in hooks: h.remove()
+    return {n: torch.stack([row[i] for row in rows]) for i, n in enumerate(deltas)}
+
+def furthest(ours, true): return max(((ours[n].double() - true[n].double()).norm() / true[n].double().norm()).item() for n in true)
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PGRPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+@on_devices
+@on_architectures
+@in_dtypes
+def test_identity(device, architecture, dtype):
+    "At zero, and in reference() whatever the vectors, the logits are the base model's to the last bit"
+    ids = tokens(device)
+    base = make(architecture, dtype, device)(ids).logits
+    model, adapter = wrapped(architecture, dtype, device, size=0)
+    for size in (0, 0.3):
+        perturb(adapter, size)
+        for adapter.train_path in ("folded", "exact"):
+            for grad in (False, True):
+                with torch.set_grad_enabled(grad), adapter.reference(): assert torch.equal(model(ids).logits, base)
+                with torch.set_grad_enabled(grad), adapter.reference(), adapter.deployed(), adapter.folded(): assert torch.equal(model(ids).logits, base)
+                for context in (adapter.deployed, adapter.folded):
+                    with torch.set_grad_enabled(grad), context(): assert torch.equal(model(ids).logits, base) == (size == 0)
+                with torch.set_grad_enabled(grad): assert torch.equal(model(ids).logits, base) == (size == 0)
+
+@on_devices
+@on_architectures
+@in_dtypes
+def test_both_vectors_and_both_paths_are_one_function(device, architecture, dtype):
+    ids, close = tokens(device), dict(atol=1e-4) if dtype == torch.float32 else dict(atol=0.15)
+    model, adapter = wrapped(architecture, dtype, device)
+    total = {n: (m.delta_s + m.delta_s_hack).detach() for n, m in adapter.items()}
+    with torch.no_grad():
+        adapter.train_path = "exact"
+        exact = model(ids).logits
+        with adapter.folded(): assert torch.allclose(model(ids).logits, exact, **close)
+        with adapter.deployed(): kept = model(ids).logits
+        with adapter.deployed(), adapter.folded(): assert torch.allclose(model(ids).logits, kept, **close)
+        for m in adapter.values(): m.delta_s_hack.zero_()
+        assert torch.equal(model(ids).logits, kept)
+        for n, m in adapter.items(): m.delta_s.copy_(total[n])
+        assert torch.equal(model(ids).logits, exact)
+
+@on_devices
+@on_architectures
+@pytest.mark.parametrize("path", ["folded", "exact"])
+@pytest.mark.parametrize("checkpointing", [None, "non-reentrant", "reentrant"])
+def test_rollout_gradients_equal_brute_force(device, architecture, path, checkpointing):
+    ids = tokens(device)
+    model, adapter = wrapped(architecture, device=device)
+    adapter.train_path = path
+    true = brute_force(adapter, make(architecture, device=device).requires_grad_(False), ids)
+    if checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.train().gradient_checkpointing_enable(dict(use_reentrant=checkpointing == "reentrant"))
+        model.enable_input_require_grads()
+    for repeat in range(2): # twice: nothing may be left over or doubled
+        model.zero_grad()
+        nll(model, ids).sum().backward()
+        assert set(adapter.rollout_grads) == set(adapter) and all(g.dtype == torch.float32 for g in adapter.rollout_grads.values())
+        assert furthest(adapter.rollout_grads, true) < 1e-5
+        assert furthest({n: m.delta_s.grad for n, m in adapter.items()}, {n: g.sum(0) for n, g in true.items()}) < 1e-5
+        assert all(torch.equal(m.delta_s.grad, m.delta_s_hack.grad) for m in adapter.values())
+    assert all(p.grad is None for n, p in model.named_parameters() if "delta_s" not in n)
+
+@on_devices
+@on_architectures
+@pytest.mark.parametrize("path", ["folded", "exact"])
+def test_rollout_gradients_in_bf16(device, architecture, path):
+    "As near to fp32's as bf16 activations let the textbook come; all modules together"
+    ids = tokens(device)
+    model, adapter = wrapped(architecture, torch.bfloat16, device)
+    adapter.train_path = path
+    true = brute_force(adapter, make(architecture, torch.bfloat16, device).requires_grad_(False), ids)
+    wide = copy.deepcopy(model).float()
+    sharp = {n: wide.get_submodule(n) for n in adapter}
+    best = brute_force(sharp, make(architecture, torch.bfloat16, device).float().requires_grad_(False), ids)
+    nll(model, ids).sum().backward()
+    def flat(g): return torch.cat([g[n].float().flatten() for n in adapter])
+    ours, textbook = ((flat(g) - flat(best)).norm() / flat(best).norm() for g in (adapter.rollout_grads, true))
+    assert ours < max(0.05, 4 * textbook) < 0.3
+    assert all(g.dtype == torch.float32 for g in adapter.rollout_grads.values())
+    for n, m in adapter.items(): assert m.delta_s.grad.dtype == torch.float32 and torch.allclose(m.delta_s.grad, adapter.rollout_grads[n].sum(0))
+
+@on_devices
+@pytest.mark.parametrize("path", ["folded", "exact"])
+def test_gradient_in_the_input(device, path):
+    ids = tokens(device)
+    model, adapter = wrapped(device=device)
+    adapter.train_path = path
+    x = model.get_input_embeddings()(ids).requires_grad_()
+    (ours,) = torch.autograd.grad(nll(model, ids, inputs_embeds=x).sum(), x)
+    (true,) = torch.autograd.grad(nll(adapter.fold(deployed=False), ids, inputs_embeds=x).sum(), x)
+    assert (ours - true).norm() / true.norm() < 1e-5
+
+def test_each_backward_leaves_its_own():
+    ids = tokens()
+    model, adapter = wrapped()
+    a, b = nll(model, ids).sum(), nll(model, ids[:2]).sum()
+    with pytest.raises(RuntimeError, match="rows and .* in one backward"): (a + b).backward()
+
+    loss = nll(model, ids).sum()
+    loss.backward(retain_graph=True)
+    once = adapter.rollout_grads
+    loss.backward(retain_graph=True)
+    assert adapter.rollout_grads is not once and all(torch.equal(adapter.rollout_grads[n], g) for n, g in once.items())
+    (2 * nll(model, ids[:2]).sum()).backward() # a micro-batch
+    assert all(torch.allclose(adapter.rollout_grads[n], 2 * g[:2], rtol=1e-3, atol=1e-5) for n, g in once.items())
+
+    (nll(model, ids).sum() + 3 * nll(model, ids).sum()).backward() # the same batch twice: row b stays sequence b
+    assert all(torch.allclose(adapter.rollout_grads[n], 4 * g, rtol=1e-3, atol=1e-5) for n, g in once.items())
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x): return x.clone()
+        @staticmethod
+        def backward(ctx, g): raise KeyboardInterrupt
+    handle = model.model.layers[0].register_forward_pre_hook(lambda m, x: (Broken.apply(x[0].requires_grad_()), *x[1:]))
+    with pytest.raises(KeyboardInterrupt): nll(model, ids).sum().backward()
+    handle.remove()
+    nll(model, ids).sum().backward()
+    assert all(torch.equal(adapter.rollout_grads[n], g) for n, g in once.items())
+
+def test_deployed_backward_outside_its_context():
+    ids = tokens()
+    model, adapter = wrapped()
+    with adapter.deployed():
+        nll(model, ids).sum().backward()
+        true, loss = adapter.rollout_grads, nll(model, ids).sum()
+    assert all(m.delta_s_hack.grad is None for m in adapter.values())
+    loss.backward()
+    assert all(torch.equal(adapter.rollout_grads[n], g) for n, g in true.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.train().gradient_checkpointing_enable(dict(use_reentrant=False))
+    with adapter.deployed(): loss = nll(model, ids).sum()
+    with pytest.raises(RuntimeError, match="call backward in the same context as the forward"): loss.backward()
+    with adapter.deployed(): nll(model, ids).sum().backward()
+    assert all(torch.allclose(adapter.rollout_grads[n], g) for n, g in true.items())
+
+@on_devices
+@pytest.mark.parametrize("optimizer", [
+    lambda p: torch.optim.AdamW(p, lr=1e-2), lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True), lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+    lambda p: torch.optim.SGD(p, lr=1e-2), lambda p: torch.optim.SGD(p, lr=1e-2, foreach=False)])
+def test_every_optimizer_step_is_seen(device, optimizer):
+    ids = tokens(device)
+    model, adapter = wrapped(device=device)
+    step = optimizer(adapter.parameters())
+    for _ in range(3):
+        step.zero_grad()
+        nll(model, ids).sum().backward()
+        step.step()
+        with torch.no_grad(), adapter.folded(): logits = model(ids).logits
+        with torch.inference_mode(): assert torch.equal(model(ids).logits, logits)
+        assert torch.equal(adapter.fold(deployed=False)(ids).logits, logits)
+
+def test_every_other_change_is_seen():
+    ids = tokens()
+    model, adapter = wrapped()
+    m = next(iter(adapter.values()))
+    def current():
+        with torch.no_grad(): return torch.equal(model(ids).logits, adapter.fold(deployed=False)(ids).logits)
+    assert current()
+    with torch.no_grad(): m.delta_s_hack.copy_(torch.ones_like(m.delta_s_hack))
+    assert current()
+    m.delta_s = nn.Parameter(torch.randn_like(m.delta_s))
+    assert current()
+    with torch.no_grad(): m.weight.mul_(1.5)
+    assert current()
+    with torch.inference_mode(): m.delta_s.mul_(-1)
+    assert current()
+    m.delta_s.data.zero_() # no counter sees this
+    adapter.drop_folded()
+    assert current()
+    with torch.inference_mode(): model(ids) # folds here ...
+    adapter.drop_folded()
+    with torch.inference_mode(): model(ids)
+    nll(model, ids).sum().backward() # ... and what it folded can be trained on
+
+@on_architectures
+def test_generate_equals_the_folded_model(architecture):
+    ids = tokens()
+    model, adapter = wrapped(architecture)
+    def greedy(m): return m.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0)
+    with adapter.folded(): trained = greedy(model)
+    with adapter.folded(), adapter.deployed(): deployed = greedy(model)
+    with adapter.folded(), adapter.reference(): reference = greedy(model)
+    assert torch.equal(trained, greedy(adapter.fold(deployed=False))) and torch.equal(deployed, greedy(adapter.fold()))
+    assert torch.equal(reference, greedy(make(architecture))) and not torch.equal(trained, reference)
+
+@on_devices
+@in_dtypes
+def test_fold_is_a_plain_model(device, dtype, tmp_path):
+    ids = tokens(device)
+    model, adapter = wrapped(dtype=dtype, device=device)
+    nll(model, ids).sum().backward()
+    before, grads = {k: v.clone() for k, v in model.state_dict().items()}, adapter.rollout_grads
+    adapter.fold().save_pretrained(tmp_path / "shipped")
+    torch.save(ids.cpu(), tmp_path / "ids")
+    code = ("import sys, torch, transformers; p = sys.argv[1]; m = transformers.AutoModelForCausalLM.from_pretrained(p + '/shipped');"
+            "assert 'pgrpo' not in sys.modules; m = m.to(sys.argv[2]).requires_grad_(False);"
+            "torch.save(m(torch.load(p + '/ids').to(m.device)).logits.cpu(), p + '/logits')")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), device], check=True, capture_output=True, cwd=tmp_path)
+    with torch.no_grad(), adapter.deployed(), adapter.folded():
+        assert torch.allclose(torch.load(tmp_path / "logits"), model(ids).logits.cpu(), rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 5e-2)
+    assert adapter.rollout_grads is grads and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    plain = adapter.fold()
+    assert not any(isinstance(m, AdaptedLinear) for m in plain.modules()) and all(p.requires_grad and p.grad is None for p in plain.parameters())
+    m, name = next(iter(adapter.values())), next(iter(adapter))
+    true = m.weight.double() + (m.U.double() * m.delta_s.double()) @ m.Vh.double()
+    unit = torch.finfo(dtype).eps * true.abs() + 1e-6
+    assert ((plain.get_submodule(name).weight.double() - true).abs() <= unit).all()
+
+@on_devices
+def test_save_and_load(device, tmp_path):
+    model, adapter = wrapped(device=device)
+    model.config.name_or_path = "someone/model"
+    adapter.save(tmp_path / "a")
+    other = wrap(make(device=device))
+    other.load(tmp_path / "a")
+    assert all(map(torch.equal, adapter.parameters(), other.parameters()))
+    zero = wrap(make(device=device, seed=1))
+    with pytest.raises(ValueError, match="made for another base model, someone/model: its model.layers.0.self_attn.q_proj.weight"): zero.load(tmp_path / "a")
+    with pytest.raises(ValueError, match="made for another base model"): wrap(make(dtype=torch.bfloat16, device=device)).load(tmp_path / "a")
+    with pytest.raises(ValueError, match="not in both"): wrap(make("qwen3_5", device=device) if len(ARCHITECTURES) > 1 else make(device=device), "q_proj").load(tmp_path / "a")
+    assert not any(p.any() for p in zero.parameters())
+    whole = (tmp_path / "a").read_bytes()
+    for broken in (whole[:-1], whole[:20], b"", whole[:-5] + b"x" + whole[-4:]):
+        (tmp_path / "b").write_bytes(broken)
+        with pytest.raises(ValueError, match="b is damaged"): other.load(tmp_path / "b")
+    with pytest.raises(FileNotFoundError): other.load(tmp_path / "none")
+    with torch.no_grad(): next(iter(adapter.values())).weight[0, 0] += 1 # no longer the base it was
+    with pytest.raises(ValueError, match="made for another base model"): adapter.load(tmp_path / "a")
+
+@on_devices
+@in_dtypes
+def test_token_scores_add_up(device, dtype):
+    ids = tokens(device)
+    model, adapter = wrapped(dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(3)
+    V = {n: torch.linalg.qr(torch.randn(len(m.S), 3, generator=generator)).Q.T.to(device) for n, m in list(adapter.items())[1::2]}
+    nll(model, ids).sum().backward()
+    assert adapter.token_scores is None
+    with adapter.record_tokens(V): nll(model, ids).sum().backward()
+    scores, whole = adapter.token_scores, sum((adapter.rollout_grads[n] @ v.T).sum(1) for n, v in V.items())
+    assert scores.shape == ids.shape and scores.dtype == torch.float32
+    assert torch.allclose(scores.sum(1), whole, rtol=1e-4, atol=1e-4)
+    with adapter.record_tokens(V): (-nll(model, ids[:1])).sum().backward()
+    assert torch.allclose(adapter.token_scores, -scores[:1], rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.train().gradient_checkpointing_enable(dict(use_reentrant=False))
+    with adapter.record_tokens(V): nll(model, ids).sum().backward()
+    assert torch.allclose(adapter.token_scores, scores, rtol=1e-4, atol=1e-5)
+
+def test_a_token_score_is_that_tokens_gradient():
+    "Against autograd: scale δ at one position only"
+    ids = tokens()
+    model, adapter = wrapped()
+    name = "model.layers.1.mlp.up_proj"
+    v = torch.randn(1, len(adapter[name].S), generator=torch.Generator().manual_seed(3))
+    with adapter.record_tokens({name: v}): nll(model, ids).sum().backward()
+    plain, m = adapter.fold(deployed=False).requires_grad_(False), adapter[name]
+    weights = torch.zeros(*ids.shape, 1, requires_grad=True) # y + weight · U(v ⊙ Vh x): derivative in the weight at 0
+    plain.get_submodule(name).register_forward_hook(lambda _, x, y: y + weights * (((x[0] @ m.Vh.T) * v) @ m.U.T))
+    (true,) = torch.autograd.grad(nll(plain, ids).sum(), weights)
+    assert torch.allclose(adapter.token_scores, true[..., 0], rtol=1e-4, atol=1e-5)
+
+@on_devices
+def test_moves_and_casts(device):
+    ids = tokens()
+    model, adapter = wrapped()
+    nll(model, ids).sum().backward()
+    vectors = [p.detach().clone() for p in adapter.parameters()]
+    held = adapter.parameters()
+    model.to(device).to(torch.bfloat16)
+    assert adapter.train_path == "exact" and all(p is q for p, q in zip(held, adapter.parameters()))
+    for p, before in zip(adapter.parameters(), vectors): assert p.dtype == p.grad.dtype == torch.float32 and p.device.type == p.grad.device.type == device and torch.equal(p.cpu(), before)
+    for m in adapter.values(): assert m.U.dtype == m.Vh.dtype == m.weight.dtype == torch.bfloat16 and m.S.dtype == torch.float32
+    nll(model, ids.to(device)).sum().backward()
+    model.float()
+    assert adapter.train_path == "folded"
+    with torch.no_grad(), adapter.folded(): logits = model(ids.to(device)).logits
+    adapter.train_path = "exact"
+    with torch.no_grad(): assert torch.allclose(model(ids.to(device)).logits, logits, atol=1e-4)
+
+@on_devices
+def test_autocast(device):
+    ids = tokens(device)
+    model, adapter = wrapped(device=device)
+    nll(model, ids).sum().backward()
+    true = adapter.rollout_grads
+    for adapter.train_path in ("folded", "exact"):
+        with torch.autocast(device, torch.bfloat16): loss = nll(model, ids).sum()
+        loss.backward()
+        off = torch.cat([(adapter.rollout_grads[n] - g).flatten() for n, g in true.items()]).norm() / torch.cat([g.flatten() for g in true.values()]).norm()
+        assert off < 0.1
+
+def test_state_dict_is_the_base_models():
+    model, adapter = wrapped()
+    base = make()
+    assert all(torch.equal(v, base.state_dict()[k]) for k, v in model.state_dict().items()) and model.state_dict().keys() == base.state_dict().keys()
+    vectors = [p.detach().clone() for p in adapter.parameters()]
+    model.load_state_dict(base.state_dict(), strict=True)
+    assert all(map(torch.equal, adapter.parameters(), vectors))
+
+def test_a_copy_lives_its_own_life():
+    ids = tokens()
+    model, adapter = wrapped()
+    with torch.no_grad(): before = model(ids).logits
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for n in adapter: twin.get_submodule(n).delta_s.zero_()
+        assert torch.equal(model(ids).logits, before) and not torch.equal(twin(ids).logits, before)
+        with adapter.reference(): assert not torch.equal(twin(ids).logits, model(ids).logits)
+
+class Odd(nn.Module):
+    "A Linear with a bias, one that is used twice under two names, and a parameter that stays out of it"
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj, self.head = nn.Linear(6, 6, bias=True), nn.Linear(6, 2)
+        self.block = nn.ModuleDict({"o_proj": self.q_proj})
+    def forward(self, x): return self.head(self.block["o_proj"](self.q_proj(x).tanh()).tanh())
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 6)])
+@pytest.mark.parametrize("path", ["folded", "exact"])
+def test_bias_and_a_module_used_twice(shape, path):
+    x, base = torch.randn(shape), Odd()
+    model = Odd()
+    adapter = wrap(model)
+    adapter.train_path = path
+    assert list(adapter) == ["q_proj"] and model.block["o_proj"] is model.q_proj and torch.equal(model(x), base(x))
+    perturb(adapter, 0.3)
+    m = adapter["q_proj"]
+    model(x).square().sum().backward()
+    for row in range(4):
+        d = (m.delta_s + m.delta_s_hack).detach().requires_grad_()
+        linear = lambda v: v @ m.weight.T + m.bias + ((v @ m.Vh.T) * d) @ m.U.T
+        (true,) = torch.autograd.grad(base.head(linear(linear(x[row]).tanh()).tanh()).square().sum(), d)
+        assert torch.allclose(adapter.rollout_grads["q_proj"][row], true, rtol=1e-4, atol=1e-5)
+    plain = adapter.fold(deployed=False)
+    assert plain.block["o_proj"] is plain.q_proj and type(plain.q_proj) is nn.Linear and torch.allclose(plain(x), model(x), atol=1e-5)
+    assert type(adapter.unwrap().q_proj) is nn.Linear and torch.equal(model(x), base(x)) and len(adapter) == 0
+
+def test_rank():
+    ids = tokens()
+    model = make()
+    adapter = wrap(model, rank=5)
+    perturb(adapter)
+    for n, m in adapter.items():
+        U, S, Vh = torch.linalg.svd(m.weight, full_matrices=False)
+        assert m.U.shape == (len(m.weight), 5) and m.S.shape == m.delta_s.shape == (5,) and torch.allclose(m.S, S[:5], atol=1e-5)
+        assert torch.allclose((m.U * m.S) @ m.Vh, (U[:, :5] * S[:5]) @ Vh[:5], atol=1e-4)
+    nll(model, ids).sum().backward()
+    assert furthest(adapter.rollout_grads, brute_force(adapter, make().requires_grad_(False), ids)) < 1e-5
+    assert {len(m.S) for m in wrap(make(), rank=40).values()} == {16, 32} # never more than a weight has
+    with pytest.raises(ValueError, match="rank is 0"): wrap(make(), rank=0)
+
+def test_what_cannot_be_wrapped_is_left_as_it_was(monkeypatch):
+    with pytest.raises(ValueError, match="Sequential has no Linear named .*; it has 0"): wrap(nn.Sequential(nn.Linear(3, 3, bias=False)))
+    model = make()
+    with torch.no_grad(): model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="model.layers.1.mlp.up_proj.weight has entries that are not finite"): wrap(model)
+    assert not any(isinstance(m, AdaptedLinear) for m in model.modules()) and all(p.requires_grad for p in model.parameters())
+    class Other(nn.Linear): pass
+    model.model.layers[0].mlp.up_proj = Other(32, 48)
+    with pytest.raises(ValueError, match="model.layers.0.mlp.up_proj is no plain nn.Linear but a Other"): wrap(model)
+    with torch.device("meta"): empty = Odd()
+    with pytest.raises(ValueError, match="q_proj.weight is on the meta device"): wrap(empty)
+    model = make()
+    adapter = wrap(model)
+    with pytest.raises(ValueError, match="wrapped already"): wrap(model)
+    assert torch.equal(adapter.unwrap()(tokens()).logits, make()(tokens()).logits) and len(wrap(model)) == 14
+
+def test_contexts_nest_and_restore():
+    ids = tokens()
+    model, adapter = wrapped()
+    def logits():
+        with torch.no_grad(): return model(ids).logits
+    trained = logits()
+    with adapter.deployed(): deployed = logits()
+    with adapter.reference(): reference = logits()
+    with pytest.raises(ZeroDivisionError):
+        with adapter.deployed():
+            try:
+                with adapter.reference(): 1 / 0
+            finally: assert torch.equal(logits(), deployed)
+    assert torch.equal(logits(), trained)
+    with adapter.reference():
+        with adapter.deployed(), adapter.folded(): assert torch.equal(logits(), reference)
+        with adapter.reference(): pass
+        assert torch.equal(logits(), reference)
+    storage = {p.data_ptr() for p in adapter.parameters()}
+    with adapter.reference(), adapter.deployed(): assert {p.data_ptr() for p in adapter.parameters()} == storage
+    with adapter.record_tokens({}): nll(model, ids).sum().backward()
+    assert adapter.token_scores is None
+
+def test_folded_weights_are_shared_where_they_can_be():
+    ids = tokens()
+    model, adapter = wrapped()
+    with torch.no_grad():
+        for m in adapter.values(): m.delta_s_hack.zero_()
+        model(ids)
+        with adapter.deployed(): model(ids)
+        for m in adapter.values():
+            whole = m.effective.folded(False, m.U, m.Vh)
+            assert whole is m.effective.folded(True, m.U, m.Vh) and torch.equal(whole, fold_weight(m.weight, m.U, m.Vh, m.delta_s))
+        for m in adapter.values(): m.delta_s.zero_()
+        model(ids)
+        assert all(m.effective.folded(False, m.U, m.Vh) is m.weight for m in adapter.values())
+
+def test_cache_moves_by_environment_and_argument(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGRPO_CACHE", str(tmp_path / "env"))
+    wrap(make())
+    wrap(make(), cache_dir=tmp_path / "argument")
+    files = [sorted(p.name for p in (tmp_path / where / "svd").iterdir()) for where in ("env", "argument")]
+    assert files[0] == files[1] and len(files[0]) == 14
+    for path in (tmp_path / "env" / "svd").iterdir(): path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged"): adapter = wrap(make())
+    (tmp_path / "file").write_text("")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        blocked = wrap(make(), cache_dir=tmp_path / "file")
+    assert len([w for w in caught if "cannot write" in str(w.message)]) == 1
+    for n in adapter: assert torch.equal(adapter[n].U, blocked[n].U)
