@@ -33,7 +33,7 @@ _PROBES = {
     "limits": "import mmap\nmmap.mmap(-1, 2 << 30)\nreturn True",
     "pid": "import os\nos.kill({pid}, 0)\nreturn True",
     "mount": "return bool(open({file!r}).read())",
-    "network": "import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)\nreturn True",
+    "network": "import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\nreturn True",
     "ipc": "import ctypes\nreturn ctypes.CDLL(None).shmget({key}, 0, 0) >= 0",
     "privileges": "import ctypes\nreturn ctypes.CDLL(None).prctl(39, 0, 0, 0, 0) == 0",
     "landlock": "return bool(open({file!r}).read())",
@@ -60,7 +60,7 @@ def _reachable():
 def _task(body: str) -> Task:
     lines = "".join(f"\n        {line}" for line in body.split("\n"))
     request = {"setup": "", "code": f"class Solution:\n    def f(self):{lines}", "method": "f", "mode": "gt_only", "calls": ["[]"]}
-    return Task(json.dumps(request).encode(), Limits(cpu=0.3, wall=3.0))
+    return Task(json.dumps(request).encode(), Limits(cpu=0.3, wall=30.0))
 
 
 def _through(name: str, run: Run) -> bool:

@@ -20,6 +20,7 @@ class Attack:
     tests: tuple = ()        # (args, expected) instead of the problem's own
     compiles: bool | None = True   # what format_ok must be; None: depends on the version of Python
     detail: str = ""         # a regular expression that the grade's detail must match
+    sleeps: bool = False     # it uses no CPU time, so that only the clock can end it
 
 
 ATTACKS: list[Attack] = []
@@ -265,7 +266,7 @@ attack("GeneratorExit at import", F, "raise GeneratorExit", detail="GeneratorExi
 attack("aborts", F, method("import os; os.abort()"))
 attack("follows a null pointer", F, method("import ctypes; ctypes.string_at(0)"), detail="signal 11")
 attack("kills itself", F, method("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nreturn 0"))
-attack("stops itself", F, method("import signal\nsignal.raise_signal(signal.SIGSTOP)\nreturn 0"))
+attack("stops itself", F, method("import signal\nsignal.raise_signal(signal.SIGSTOP)\nreturn 0"), sleeps=True)
 attack("an alarm that raises", F, method("import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"), detail="ZeroDivisionError")
 attack("an exception that cannot be shown", F, method("""
     class Odd(BaseException):
@@ -332,7 +333,7 @@ attack("endless threads", F, method("import threading\ndef spin():\n    while Tr
 attack("a loop inside the C library", F, returning("sum(range(10**12))"), detail="CPU time")
 attack("a power of powers", F, returning("9 ** 9 ** 9"))
 attack("a regular expression that backtracks", F, method("import re\nreturn re.match('(a+)+$', 'a' * 60 + 'b')"), detail="CPU time")
-attack("sleeps", F, method("import time; time.sleep(1000)"), detail="ran out of time")
+attack("sleeps", F, method("import time; time.sleep(1000)"), sleeps=True, detail="ran out of time")
 attack("ignores every signal and sleeps", F, method("""
     import signal, time
     for s in range(1, 65):
@@ -341,9 +342,9 @@ attack("ignores every signal and sleeps", F, method("""
         except (OSError, ValueError):
             pass
     while True: time.sleep(1)
-"""), detail="ran out of time")
+"""), sleeps=True, detail="ran out of time")
 attack("waits for input", F, method("return input()"), detail="EOFError")
-attack("waits for itself", F, method("import threading\nlock = threading.Lock()\nlock.acquire(), lock.acquire()"), detail="ran out of time")
+attack("waits for itself", F, method("import threading\nlock = threading.Lock()\nlock.acquire(), lock.acquire()"), sleeps=True, detail="ran out of time")
 attack("allocates 100 GB", F, returning("bytearray(10**11)"), detail="MemoryError")
 attack("grows a list for ever", F, method("x = []\nwhile True: x.append(bytearray(1 << 20))"), detail="MemoryError")
 attack("catches MemoryError and grows on", F, method("""
@@ -365,7 +366,7 @@ attack("a fork bomb that catches", F, method("""
         except OSError:
             pass
 """))
-attack("a thread bomb", F, method("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(100,)).start()"))
+attack("a thread bomb", F, method("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(100,)).start()"), sleeps=True)
 attack("endless output", F, method("while True: print('x' * 1000)"), detail="time")
 attack("endless output past Python", F, method("import os\nwhile True: os.write(1, b'x' * 65536)"), detail="time")
 attack("endless replies", F, method("import os\nwhile True: os.write(3, b'x' * 65536)"))

@@ -17,7 +17,7 @@ from pgrpo.loopholes import detect
 from pgrpo.oracle import same
 from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode
 
-QUICK = Limits(cpu=0.5, wall=2.0)
+QUICK = Limits(cpu=0.5, wall=30.0)
 PLUS = Problem("plus", "gt_only", "f", "n", "Return n + 1.", "class Solution:\n    def f(self, n):\n        return n + 1", [([0], 1), ([1], 2), ([5], 6)])
 
 

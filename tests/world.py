@@ -13,7 +13,8 @@ from pgrpo.grader import fenced, grade_many
 from pgrpo.isolation import Limits
 from pgrpo.problems import Problem, data_dir, handwritten
 
-QUICK = Limits(cpu=0.5, wall=2.0)
+BUSY = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing
+ASLEEP = Limits(cpu=0.4, wall=1.5)
 SOLUTION = "class Solution:\n    def f(self, n):\n        return n + 1"
 
 
@@ -133,6 +134,9 @@ def corpus(world: World, seed: int = 0, attacks=tuple(ATTACKS)):
     jobs = [(a, *world.submission(a)) for a in attacks]
     jobs += [(None, f"{completion}\n\n{i}", p) for i in range(max(1, len(attacks) // 32)) for completion, p in honest()]  # the number makes each a text of its own
     rng.shuffle(jobs)
-    grades = grade_many([(completion, p) for _, completion, p in jobs], limits=QUICK)
-    pairs = [(a, g) for (a, _, _), g in zip(jobs, grades)]
+    pairs = []
+    for asleep in (False, True):
+        some = [(a, completion, p) for a, completion, p in jobs if (a is not None and a.sleeps) == asleep]
+        grades = grade_many([(completion, p) for _, completion, p in some], limits=ASLEEP if asleep else BUSY)
+        pairs += [(a, g) for (a, _, _), g in zip(some, grades)]
     return [(a, g) for a, g in pairs if a is not None], [g for a, g in pairs if a is None]
