@@ -46,7 +46,7 @@ def read_tensors(
     "What `write_tensors` wrote; a damaged file is a ValueError that names it"
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {k: file.get_tensor(k) for k in sorted(file.keys())}, dict(file.metadata() or {})
+            tensors, metadata = {k: file.get_tensor(k).clone() for k in sorted(file.keys())}, dict(file.metadata() or {})
     except SafetensorError as error: raise ValueError(f"{path} is damaged ({error})") from error
     if metadata.pop("checksum", "") != digest(*tensors.values(), about=_about(tensors, metadata)):
         raise ValueError(f"{path} is damaged (its checksum does not fit its contents)")
@@ -82,7 +82,7 @@ class SVDCache:
         if not torch.isfinite(weight).all(): raise ValueError(f"{name} has entries that are not finite; load a sound checkpoint")
         with torch.inference_mode(False), torch.no_grad():
             U, S, Vh = torch.linalg.svd(weight.detach().to(wide(weight.dtype)), full_matrices=False)
-        U, S, Vh = U.to(weight.dtype), S.float(), Vh.to(weight.dtype)
+        U, S, Vh = U.to(weight.dtype).contiguous(), S.float(), Vh.to(weight.dtype).contiguous() # laid out as from a file: the same products to the last bit
         if self.writable:
             try: write_tensors(path, dict(U=U, S=S, Vh=Vh))
             except OSError as error:
