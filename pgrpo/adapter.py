@@ -32,7 +32,8 @@ def find_targets(
     if not found or (targets is not None and missing):
         example = {last(name): name for name in reversed(linears)}
         has = ", ".join(example[k] + (f" and {n - 1} more {k}" if n > 1 else "") for k, n in counts.items())
-        raise ValueError(f"{type(model).__name__} has no Linear named {' or '.join(missing)}; it has {has or 'no Linear at all'}; choose with targets=")
+        raise ValueError(f"{type(model).__name__} has no Linear named {' or '.join(missing)}; "
+                         f"it has {has or 'no Linear at all'}; choose with targets=")
     for name, m in found.items():
         if isinstance(m, AdaptedLinear): raise ValueError(f"{name} is wrapped already; unwrap() that adapter first")
         if type(m) is not nn.Linear or "forward" in vars(m):
@@ -57,7 +58,8 @@ def load_vectors(modules, path, base):
     if "weights" not in metadata: raise ValueError(f"{path} does not hold the vectors of an adapter")
     hashes, theirs = json.loads(metadata["weights"]), metadata["base"]
     if odd := sorted(set(hashes) ^ set(modules)):
-        raise ValueError(f"{path}, for {theirs}, has {len(hashes)} modules, this adapter of {base} {len(modules)}; not in both: {', '.join(odd[:3])}")
+        raise ValueError(f"{path}, for {theirs}, has {len(hashes)} modules, this adapter of {base} {len(modules)}; "
+                         f"not in both: {', '.join(odd[:3])}")
     for name, m in modules.items():
         if hashes[name] != digest(m.weight):
             raise ValueError(f"{path} was made for another base model, {theirs}: its {name}.weight is not that of this {base}")
@@ -146,7 +148,8 @@ class Adapter(Mapping):
         "Context in which every backward leaves `token_scores`"
         for name, v in V.items():
             if name not in self: raise KeyError(f"V names {name}, which this adapter does not have")
-            if v.ndim != 2 or v.shape[1] != len(self[name].S): raise ValueError(f"V of {name} is {tuple(v.shape)}, not (k, {len(self[name].S)})")
+            r = len(self[name].S)
+            if v.ndim != 2 or v.shape[1] != r: raise ValueError(f"V of {name} is {tuple(v.shape)}, not (k, {r})")
         return self._during(self._record, directions={name: v.detach().sum(0) for name, v in V.items()})
 
     def base_name(self) -> str:

@@ -82,7 +82,8 @@ class SVDCache:
         if not torch.isfinite(weight).all(): raise ValueError(f"{name} has entries that are not finite; load a sound checkpoint")
         with torch.inference_mode(False), torch.no_grad():
             U, S, Vh = torch.linalg.svd(weight.detach().to(wide(weight.dtype)), full_matrices=False)
-        U, S, Vh = U.to(weight.dtype).contiguous(), S.float(), Vh.to(weight.dtype).contiguous() # laid out as from a file: the same products to the last bit
+        # Laid out as from a file: else a first run and a later one would differ in the last bits of their products.
+        U, S, Vh = U.to(weight.dtype).contiguous(), S.float(), Vh.to(weight.dtype).contiguous()
         if self.writable:
             try: write_tensors(path, dict(U=U, S=S, Vh=Vh))
             except OSError as error:
