@@ -19,7 +19,7 @@ def readable_paths() -> list[str]:
     with open("/proc/self/maps") as f:
         libraries = {line.split(None, 5)[5].strip() for line in f if ".so" in line}
     paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/etc/ld.so.cache", *map(os.path.dirname, map(os.path.realpath, libraries))}
-    paths = sorted({os.path.realpath(p) for p in paths if os.path.exists(p)} - {"/"})
+    paths = sorted(p for p in {os.path.realpath(p) for p in paths if os.path.exists(p)} if p != "/" and "-packages/" not in p + "/")
     return [p for p in paths if not any(p.startswith(q + "/") for q in paths)]
 
 

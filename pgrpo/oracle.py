@@ -113,9 +113,9 @@ _decoder = json.JSONDecoder(parse_int=_short_int, parse_constant=_no_constant)
 
 
 def text_of(record: dict, key: str) -> str:
-    "A record's text, short; '' if it has none."
+    "A record's text, short and fit to be shown; '' if it has none."
     value = record.get(key)
-    return value[:200] if type(value) is str else ""
+    return "".join(c if c.isprintable() else " " for c in value[:200]) if type(value) is str else ""
 
 
 def read_reply(run: Run) -> Reply:

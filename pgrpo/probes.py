@@ -21,7 +21,7 @@ from .sandbox import Run, Sandbox, Task
 
 # %% ../nbs/03b_probes.ipynb #4f49d5d8
 _ALWAYS = {
-    "environment": "five variables, and none of this process's",
+    "environment": "a few harmless variables, and no other of this process's",
     "descriptors": "no open descriptor but input, output and the pipe for answers",
     "clocks": "CPU time and time are watched from outside",
 }  # what needs nothing of the system

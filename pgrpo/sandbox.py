@@ -49,6 +49,7 @@ class Run:
 # %% ../nbs/03_sandbox.ipynb #ffb2b501
 _ENDS = {ENDED: "ended", CPU: "cpu", WALL: "wall", STOPPED: "stopped"}
 _KEPT = 1 << 16  # bytes of standard output
+_FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}  # some need these to start
 _BOOT = """import sys, types
 del sys.path[0]
 package = types.ModuleType("pgrpo")
@@ -71,7 +72,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-s", "-S", "-B", "-c", _BOOT, str(Path(sys.modules[Limits.__module__].__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True, cwd="/",
-            env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"})
+            env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", **_FOR_THE_INTERPRETER})
         control.close()
         for fd in theirs[1:]:
             os.close(fd)
