@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #eb8f0243
+# %% ../nbs/11_config.ipynb #9c8621c7
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -44,7 +44,7 @@ class Config:
     known: float = 0.5               # share of generated problems that honest work can solve
     n_problems: int = 1024           # training problems that are drawn from
     # the update
-    steps: int = 120
+    steps: int = 100
     prompts: int = 16                # P, a step
     group_size: int = 8              # G, rollouts a prompt
     max_new_tokens: int = 64
@@ -55,7 +55,7 @@ class Config:
     inner_steps: int = 1             # optimizer steps on one batch of rollouts
     micro_batch: int | None = None   # rollouts a backward; None: all at once
     mix: float = 0.0                 # share of each group that comes from the teacher pool
-    pool: str | None = None          # file of the teacher pool
+    pool: str | None = None          # file of the teacher pool; "handwritten": the one that ships
     format_reward: float = 0.25
     pass_reward: float = 1.0
     # the optimizer
@@ -158,12 +158,12 @@ def _contradictions(c: Config):
     if c.dtype == "bfloat16" and c.policy == "embedded": yield "the embedded policy is trained in float32; leave dtype at float32, or name another policy"
     if c.format_reward < 0 or c.pass_reward <= 0: yield "format_reward has to be 0 or more and pass_reward above 0"
 
-# %% ../nbs/11_config.ipynb #0dfcfd73
+# %% ../nbs/11_config.ipynb #0e74498a
 _QWEN = dict(policy="Qwen/Qwen3-4B", dtype="bfloat16", device="cuda", threads=8, problems="handwritten", pairs="handwritten", n_problems=32)
 PRESETS = {
     "smoke": Config(steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3, checkpoint_every=2, warmup=1),
     "demo": Config(),
-    "fast": Config(**_QWEN, steps=60, prompts=4, group_size=8, max_new_tokens=512, lr=3e-3, betas=(0.5, 0.9), mix=0.125, pool="data/pool.jsonl.gz", micro_batch=4, eval_problems=8),
+    "fast": Config(**_QWEN, steps=60, prompts=4, group_size=8, max_new_tokens=512, lr=3e-3, betas=(0.5, 0.9), mix=0.125, pool="handwritten", micro_batch=4, eval_problems=8),
     "full": Config(**_QWEN, steps=200, prompts=43, group_size=6, max_new_tokens=1024, lr=1e-3, beta=1e-3, micro_batch=4, eval_problems=8),
 }
 

@@ -150,7 +150,7 @@ def top_directions(
     _, S, Vh = torch.linalg.svd(D, full_matrices=False)
     known = S > S[0] * max(D.shape) * torch.finfo(D.dtype).eps # beyond the rank of D a direction is arbitrary
     if tau is not None: known &= S >= tau * S[0]
-    V, S = Vh[:k][known[:k]], S[:k][known[:k]]
+    V, S = Vh[:k][known[:k]].contiguous(), S[:k][known[:k]] # laid out as from a file: the same products to the last bit
     V = V * torch.where(D.mean(0) @ V.T < 0, -1.0, 1.0)[:, None]
     positive = (D @ V.T > 0).float().mean(0)
     return V * torch.where(positive < 0.5, -1.0, 1.0)[:, None], S
@@ -191,6 +191,9 @@ class VHack:
     V: dict # module name → (k_i, r) fp32, orthonormal rows; ⟨g, v⟩ > 0: this gradient pushes hack-ward
     S: dict # module name → (k_i,) fp32, their singular values
     about: dict # model, model_hash, pairs (a hash), n_pairs, modes, k, normalize, tau, global_floor, control, seed
+
+    def __post_init__(self): # one order of modules, fresh or from a file: sums over them agree to the last bit
+        for key in ("V", "S"): object.__setattr__(self, key, dict(sorted(getattr(self, key).items())))
 
     def __repr__(self):
         return f"VHack({sum(map(len, self.V.values()))} rows in {len(self.V)} modules, from {self.about['n_pairs']} pairs, control {self.about['control']})"

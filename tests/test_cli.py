@@ -36,7 +36,7 @@ def test_compare_extract_pool(tmp_path):
     assert "erase random" in pgrpo("results", "sweep", "--markdown", cwd=tmp_path).stdout
     done = pgrpo("extract", "smoke", "--out", "v.safetensors", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "v.safetensors").exists(), done.stderr
-    done = pgrpo("build-pool", "--problems", "generated", "--n", "2", "--out", "pool.jsonl.gz", cwd=tmp_path)
+    done = pgrpo("build-pool", "smoke", "--n", "2", "--out", "pool.jsonl.gz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = pgrpo("train", "smoke", "--steps", "2", "--mix", "0.25", "--pool", "pool.jsonl.gz", "--run-dir", "mixed", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ def timeless(rows):
 
 
 def start(folder):
-    call = f"from pgrpo.train import *; train(preset('smoke', **{SETTINGS!r}), {str(folder)!r}, progress=False)"
+    call = f"from pgrpo.config import preset; from pgrpo.train import train; train(preset('smoke', **{SETTINGS!r}), {str(folder)!r}, progress=False)"
     return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

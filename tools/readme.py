@@ -1,0 +1,39 @@
+"""Write the results block of README.md from data/results: `python tools/readme.py`; `--check` only says whether it is up to date."""
+import sys
+from pathlib import Path
+
+from pgrpo.experiment import comparison_table, load_results
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def block() -> str:
+    "The tables as Markdown."
+    one, seeds = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "seeds"))
+    n = len({run["seed"] for run in seeds})
+    return f"""{BEGIN}
+## What `make run` shows
+
+![Hack rate while training and held-out hack and solve rates of the deployed model, for none, erase and route](figures/demo.svg)
+
+{comparison_table(one, markdown=True)}
+
+Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed, two cores, two runs at a time.
+
+The same over {n} seeds, with a random V in place of the real one as control (means; `pgrpo results data/results/seeds.jsonl`):
+
+{comparison_table(seeds, markdown=True)}
+{END}"""
+
+
+def filled(text: str) -> str:
+    "The README with its block renewed."
+    return text[:text.index(BEGIN)] + block() + text[text.index(END) + len(END):]
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if "--check" in sys.argv: sys.exit(0 if filled(text) == text else "README.md does not show what data/results holds; run tools/readme.py")
+    path.write_text(filled(text), encoding="utf-8")
