@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #9c8621c7
+# %% ../nbs/11_config.ipynb #a71a446d
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -45,7 +45,7 @@ class Config:
     n_problems: int = 1024           # training problems that are drawn from
     # the update
     steps: int = 100
-    prompts: int = 16                # P, a step
+    prompts: int = 8                 # P, a step
     group_size: int = 8              # G, rollouts a prompt
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -59,7 +59,7 @@ class Config:
     format_reward: float = 0.25
     pass_reward: float = 1.0
     # the optimizer
-    lr: float = 1e-2
+    lr: float = 2e-2
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 5                  # steps
     weight_decay: float = 0.0        # on δS alone

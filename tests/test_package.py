@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(p.stem for p in (ROOT / "pgrpo").glob("*.py") if p.stem not in ("__init__", "_modidx"))
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
-REQUIRED = {r.split(">")[0].split("<")[0].split("=")[0].lower() for r in settings["DEFAULT"]["requirements"].split()}
+NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
+REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
 
 
 def imports(path):
