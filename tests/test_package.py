@@ -49,3 +49,8 @@ def test_reading_order_is_the_import_order():
         for node in ast.walk(ast.parse((ROOT / "pgrpo" / f"{module}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
                 assert late.get(node.module, order[node.module]) < order[module] or module in late, f"{module} imports {node.module}, whose notebook comes later"
+
+
+def test_readme_shows_the_stored_results():
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

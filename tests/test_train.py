@@ -94,7 +94,7 @@ def test_run_dir_is_a_file(tmp_path):
     dict(arm="erase", at="update"), dict(arm="route", gate="no_gate", overshoot=1.5), dict(arm="erase", gate="reverse"), dict(arm="erase", control="shuffled"),
     dict(arm="erase", control="nonhack", preserve_magnitude=True), dict(arm="route", control="random"), dict(beta=0.01, inner_steps=2), dict(classic=True),
     dict(micro_batch=3), dict(rank=32), dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")), dict(tau=0.2, global_floor=None, normalize="sum"),
-    dict(problems="handwritten", pairs="handwritten"), dict(max_grad_norm=None, weight_decay=0.1)], ids=lambda s: " ".join(map(str, s.values())))
+    dict(problems="handwritten", pairs="handwritten", mix=0.25, pool="handwritten", max_new_tokens=32), dict(max_grad_norm=None, weight_decay=0.1)], ids=lambda s: " ".join(map(str, s.values())))
 def test_every_setting_runs(settings):
     rows = list(Trainer(preset("smoke", steps=1, refresh=0, eval_every=0, eval_problems=1, **settings)).steps())
     assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
