@@ -6,7 +6,6 @@ __all__ = ['readable_paths', 'hidden_paths', 'new_root', 'mount_scratch', 'unmou
 # %% ../nbs/02b_filesystem.ipynb #40b96c22
 import os
 import struct
-import sys
 import sysconfig
 from collections.abc import Sequence
 from glob import glob

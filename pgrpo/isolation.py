@@ -38,6 +38,11 @@ class Limits:
     scratch: int = 8 << 20   # bytes of files
     processes: int = 32      # processes and threads
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"the limit {name} is {value!r}; it has to be more than 0")
+
 # %% ../nbs/02c_isolation.ipynb #856ce695
 @lru_cache(4)
 def rlimits(limits: Limits) -> list[tuple[int, int]]:
@@ -166,8 +171,8 @@ class Jail:
         if self.has("limits"):
             for which, value in rlimits(limits):
                 resource.setrlimit(which, (value, value))
-        if sys.platform == "linux":
-            call("prctl", 1, signal.SIGKILL, 0, 0, 0)
+        if self.proc is not None:
+            call("prctl", 1, signal.SIGKILL, 0, 0, 0)  # ends with the worker; a process namespace sees to that by itself
         if self.has("privileges"):
             self._drop()
         if self.ruleset is not None:
@@ -180,8 +185,9 @@ class Jail:
             os.setgroups([])
             os.setresgid(self.user, self.user, self.user)
             os.setresuid(self.user, self.user, self.user)
+        else:
+            call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))  # to leave root, above, drops them too
         call("prctl", 38, 1, 0, 0, 0)  # no_new_privs: a set-user-id program gains nothing
-        call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
 
     def finish(self, pid: int):
         "When a submission's first process has been waited for: end the others, and throw its scratch folder away."

@@ -5,6 +5,7 @@ __all__ = ['Task', 'Run', 'Sandbox']
 
 # %% ../nbs/03_sandbox.ipynb #3814e576
 import atexit
+import fcntl
 import json
 import os
 import selectors
@@ -60,6 +61,14 @@ serve(*map(int, sys.argv[2:6]), sys.argv[6])
 """  # the modules that a worker needs, without what importing the package may bring
 
 
+def _widen(pipe: int):
+    "Give a pipe room for what submissions usually write, so that they need not wait for the parent."
+    try:
+        fcntl.fcntl(pipe, 1031, 1 << 19)  # F_SETPIPE_SZ, Linux alone; the kernel has a limit for all the pipes of a user
+    except OSError:
+        pass
+
+
 class _Worker:
     def __init__(self, layers: Sequence[str]):
         if not hasattr(os, "fork"):
@@ -70,14 +79,16 @@ class _Worker:
         self.stdout, stdout = os.pipe()
         theirs = control.fileno(), request, reply, stdout
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-B", "-c", _BOOT, str(Path(sys.modules[Limits.__module__].__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
+            [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(Path(sys.modules[Limits.__module__].__file__).resolve().parent), *map(str, theirs), ",".join(layers)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True, cwd="/",
-            env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", **_FOR_THE_INTERPRETER})
+            env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8:backslashreplace", **_FOR_THE_INTERPRETER})
         control.close()
         for fd in theirs[1:]:
             os.close(fd)
         for fd in (self.request, self.reply, self.stdout, self.process.stderr.fileno()):
             os.set_blocking(fd, False)
+        for fd in (self.reply, self.stdout):
+            _widen(fd)
         self.hello = self.task = None
         self.number = -1
 
@@ -148,7 +159,9 @@ class _Worker:
         return Run(bytes(self.kept[self.reply]), bytes(self.kept[self.stdout]), files, _ENDS[ended], os.waitstatus_to_exitcode(status), cpu, wall)
 
     def forget(self):
-        "Close this process's ends."
+        "Close this process's ends, once."
+        if self.control.fileno() < 0:
+            return
         self.control.close()
         self.process.stderr.close()
         for fd in (self.request, self.reply, self.stdout):
@@ -263,29 +276,44 @@ def _tell(missing: dict[str, str]):
         warnings.warn(f"the sandbox runs without some layers here: {text}. `pgrpo check --sandbox` shows what the others stop.{open_files}", stacklevel=5)
 
 
+_PAUSE = 0.02  # seconds between two looks into the pipes: to be woken for every record would cost more than grading
+
+
 class _Batch:
     "One call of `Sandbox.run`."
 
     def __init__(self, pool: Sandbox, tasks: Sequence[Task]):
         self.pool, self.runs, self.todo = pool, [None] * len(tasks), deque(enumerate(tasks))
-        self.given_up_once, self.selector = set(), selectors.DefaultSelector()
+        self.given_up_once, self.selector, self.next_round = set(), selectors.DefaultSelector(), 0.0
 
     def go(self) -> list[Run]:
         with self.selector:
             for worker in list(self.pool._ready()):
                 self.enlist(worker)
             while None in self.runs:
-                for key, _ in self.selector.select(1.0):
+                events = self.selector.select(_PAUSE)
+                for key, _ in events:
                     self.listen(key.data, key.fd)
-                for worker in list(self.pool._workers):
-                    if worker.task is not None and time.monotonic() > worker.deadline:
-                        self.replace(worker)
+                if not events or time.monotonic() > self.next_round:
+                    self.next_round = time.monotonic() + _PAUSE
+                    for worker in list(self.pool._workers):
+                        self.look_after(worker)
         return self.runs
 
     def enlist(self, worker: _Worker):
-        for fd in (worker.control.fileno(), worker.reply, worker.stdout):
-            self.selector.register(fd, selectors.EVENT_READ, worker)
+        self.selector.register(worker.control, selectors.EVENT_READ, worker)
         self.assign(worker)
+
+    def look_after(self, worker: _Worker):
+        "Make room in its pipes, and end its task if it is long overdue."
+        if worker.task is not None:
+            try:
+                while worker.read(worker.reply) or worker.read(worker.stdout):
+                    pass
+            except (OSError, EOFError):
+                return self.replace(worker)
+            if time.monotonic() > worker.deadline:
+                self.replace(worker)
 
     def assign(self, worker: _Worker):
         if self.todo:
@@ -301,18 +329,16 @@ class _Batch:
                 worker.send()
                 if not len(worker.unsent):
                     self.selector.unregister(fd)
-            elif fd == worker.control.fileno():
+            else:
                 self.runs[worker.number] = worker.finish()
                 self.assign(worker)
-            elif worker.task is not None:
-                worker.read(fd)
         except (OSError, EOFError):
             self.replace(worker)
 
     def replace(self, worker: _Worker):
         "A worker is gone, or has to go. What it was at gets one more try."
         said = worker.last_words()
-        for fd in (worker.control.fileno(), worker.reply, worker.stdout, worker.request):
+        for fd in (worker.control, worker.request):
             try:
                 self.selector.unregister(fd)
             except (KeyError, ValueError):

@@ -48,7 +48,7 @@ def trial(attempt) -> str:
     return "" if said == "+" else said or "the process that tried it died"
 
 # %% ../nbs/02a_syscalls.ipynb #ecf1e8aa
-# Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call. The kernel walks the list, so the busiest stand first.
+# Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call.
 _CALLS = """
 read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216, mprotect 10 226,
 close 3 57, openat 257 56, open 2 -, newfstatat 262 79, fstat 5 80, stat 4 -, lstat 6 -, statx 332 291, lseek 8 62,
@@ -88,16 +88,22 @@ def seccomp_program(
     allow, refuse, absent, kill = (op(6, k) for k in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))  # EPERM; ENOSYS
     special = system_calls(_WITH_CONDITIONS)
     thread, isatty, cloexec, no_cloexec = 0x10000, 0x5401, 0x5451, 0x5450
-    out = [processor, equal(_PROCESSORS[os.uname().machine][1], 1, 0), kill]
-    out += [number, at_least(0x40000000, 0, 1), refuse]  # x86-64 has a second set of numbers up there
-    for n in system_calls().values():
-        out += [equal(n, 0, 1), allow]
+    out = [processor, equal(_PROCESSORS[os.uname().machine][1], 1, 0), kill, number]
     out += [equal(special["clone"], 0, 4), first, has_bits(thread, 0, 1), allow, refuse]
     out += [equal(special["clone3"], 0, 1), absent]
     out += [equal(special["tgkill"], 0, 4), first, equal(pid, 0, 1), allow, refuse]
     out += [equal(special["prlimit64"], 0, 4), first, equal(0, 0, 1), allow, refuse]
     out += [equal(special["ioctl"], 0, 6), second, equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1), allow, refuse]
-    return b"".join(out + [refuse])
+    numbers = set(system_calls().values())
+    edges = [n for n in range(max(numbers) + 2) if (n in numbers) != (n - 1 in numbers)]  # where allowed and refused numbers meet
+
+    def search(low, high):  # among edges[low:high], by halves
+        if low == high:
+            return [allow if low % 2 else refuse]
+        middle = (low + high) // 2
+        below, above = search(low, middle), search(middle + 1, high)
+        return [at_least(edges[middle], len(below), 0)] + below + above
+    return b"".join(out + search(0, len(edges)))
 
 
 def seccomp(program: bytes):

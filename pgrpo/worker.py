@@ -10,7 +10,6 @@ import atexit
 import builtins
 import fcntl
 import gc
-import io
 import json
 import os
 import random
@@ -171,7 +170,6 @@ def _child(jail: Jail, limits: Limits, length: int):
     os.closerange(4, 5)
     _write({"confined": True})
     request = json.loads(body)
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(open(1, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)
     code = request["code"]
     try:
         mechanism = detect(code, request["mode"], request["method"])

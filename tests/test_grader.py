@@ -1,7 +1,6 @@
 """The grader's promises: the matrix, the boundary, any text at all, real problems that we did not write."""
 import json
 import math
-import os
 import threading
 from pathlib import Path
 

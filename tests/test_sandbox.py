@@ -293,3 +293,30 @@ def test_thousands_of_runs_leave_nothing(pool):
     after = state()
     assert after[:2] == before[:2]
     assert all(b - a < 512 for a, b in zip(before[2], after[2])), (before, after)
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.setattr(sandbox, "_BOOT", "import sys\nsys.exit('no such luck')")
+    fds = len(os.listdir("/dev/fd"))
+    with Sandbox(2) as pool:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="worker of the sandbox did not start: no such luck"):
+                pool.run([task("return x")])
+    assert len(os.listdir("/dev/fd")) == fds
+
+
+def test_a_process_that_cannot_be_confined_is_an_error():
+    with pytest.raises(RuntimeError, match="could not confine a submission: OSError: no wall"):
+        read_reply(Run(b'{"broken": "OSError: no wall"}\n', ended="ended"))
+    assert read_reply(Run(b"", ended="lost")).compiles is False
+
+
+@linux
+@pytest.mark.parametrize("layers", [("privileges",), ("privileges", "pid", "network", "ipc")], ids=" ".join)
+def test_no_capability_is_left(layers):
+    "Read from /proc, which is there without the mount layer: no capability in any set that counts, no root, no new privileges."
+    with Sandbox(1, layers) as pool:
+        status = dict(line.split(":\t") for line in values(pool.run([task("return open('/proc/self/status').read()")])[0])[0].strip().split("\n") if ":\t" in line)
+    assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert os.geteuid() != 0 or "0" not in status["Uid"].split("\t") + status["Groups"].split() + status["Gid"].split("\t")
