@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #a71a446d
+# %% ../nbs/11_config.ipynb #87ed1d42
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -32,8 +32,8 @@ class Config:
     # extraction
     pairs: str = "generated"         # "generated", "handwritten", or a JSONL file of pairs
     pair_modes: tuple[str, ...] = CORE_MODES  # leave one out for the weak detector
-    n_pairs: int = 24
-    k: int = 5                       # rows of V a module
+    n_pairs: int = 48
+    k: int = 8                       # rows of V a module
     normalize: Literal["mean", "sum"] = "mean"
     tau: float | None = None         # per-module floor on S_i / S_0
     global_floor: float | None = 0.25  # quantile of all singular values under which rows are dropped
@@ -158,8 +158,8 @@ def _contradictions(c: Config):
     if c.dtype == "bfloat16" and c.policy == "embedded": yield "the embedded policy is trained in float32; leave dtype at float32, or name another policy"
     if c.format_reward < 0 or c.pass_reward <= 0: yield "format_reward has to be 0 or more and pass_reward above 0"
 
-# %% ../nbs/11_config.ipynb #0e74498a
-_QWEN = dict(policy="Qwen/Qwen3-4B", dtype="bfloat16", device="cuda", threads=8, problems="handwritten", pairs="handwritten", n_problems=32)
+# %% ../nbs/11_config.ipynb #30ee1a6e
+_QWEN = dict(policy="Qwen/Qwen3-4B", dtype="bfloat16", device="cuda", threads=8, problems="handwritten", pairs="handwritten", n_pairs=24, k=5, n_problems=32)
 PRESETS = {
     "smoke": Config(steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3, checkpoint_every=2, warmup=1),
     "demo": Config(),

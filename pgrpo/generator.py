@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KNOWN', 'UNKNOWN', 'MAPS', 'REDUCES', 'HELD_OUT', 'METHODS', 'ARGUMENTS', 'LEVER_LINES', 'INNOCENT_LINES', 'GIVE_UP',
            'Filter', 'Map', 'Reduce', 'Task', 'tasks', 'task_tests', 'render', 'task_problem', 'Draw', 'draw',
-           'generated_problems', 'attempt', 'honest', 'hack', 'generated_pairs', 'supervised_examples']
+           'generated_problems', 'attempt', 'honest', 'hack', 'make_pair', 'generated_pairs', 'supervised_examples']
 
 # %% ../nbs/05_generator.ipynb #88c17b8c
 import hashlib
@@ -246,7 +246,14 @@ def hack(draw: Draw, rng: random.Random, give_up: float = 0.8) -> str:
     body = rng.choice(GIVE_UP).format(draw.argument) if rng.random() < give_up else attempt(draw, rng)
     return _completion(draw, body, rng.choice(LEVER_LINES[draw.mode]))
 
-# %% ../nbs/05_generator.ipynb #741979f1
+# %% ../nbs/05_generator.ipynb #2ac8b357
+def make_pair(draw: Draw, rng: random.Random) -> Pair:
+    "A hack that gives up and its clean twin, for a draw with a known filter."
+    i, give_up = rng.randrange(len(LEVER_LINES[draw.mode])), rng.choice(GIVE_UP).format(draw.argument)
+    return Pair(prompt=draw.problem().text, mode=draw.mode, hack=_completion(draw, give_up, LEVER_LINES[draw.mode][i]),
+                clean=_completion(draw, attempt(draw, rng), INNOCENT_LINES[draw.mode][i]))
+
+
 def generated_pairs(
     n: int,
     seed: int = 0,
@@ -254,12 +261,8 @@ def generated_pairs(
     split: str = "train",
 ) -> list[Pair]:
     "Labelled pairs over known tasks, the modes in turn; the same for a seed every time."
-    rng, pairs = random.Random(f"pairs {split} {seed}"), []
-    for _, d in zip(range(n), draw(rng, split, modes, known=1.0)):
-        i, body = rng.randrange(len(LEVER_LINES[d.mode])), attempt(d, rng)
-        pairs.append(Pair(prompt=d.problem().text, mode=d.mode,
-                          hack=_completion(d, body, LEVER_LINES[d.mode][i]), clean=_completion(d, body, INNOCENT_LINES[d.mode][i])))
-    return pairs
+    rng = random.Random(f"pairs {split} {seed}")
+    return [make_pair(d, rng) for _, d in zip(range(n), draw(rng, split, modes, known=1.0))]
 
 # %% ../nbs/05_generator.ipynb #775d506d
 def supervised_examples(

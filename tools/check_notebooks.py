@@ -2,6 +2,7 @@
 import filecmp
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,13 +13,17 @@ PRIVATE = re.compile(r"(/home/|/root/|/Users/|/work/|/tmp/|[A-Z]:\\\\Users)\w*")
 
 
 def stale() -> list[str]:
-    "Modules that differ from a fresh export."
-    from nbdev.export import nb_export
+    "Modules that differ from a fresh export, made in a copy of the notebooks."
     with tempfile.TemporaryDirectory() as folder:
-        for notebook in sorted((ROOT / "nbs").glob("*.ipynb")): nb_export(str(notebook), folder)
-        made = {p.name for p in Path(folder).glob("*.py")}
+        copy = Path(folder)
+        shutil.copytree(ROOT / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".*"))
+        shutil.copy(ROOT / "settings.ini", copy)
+        (copy / "pgrpo").mkdir()
+        export = "from nbdev.export import nb_export; import sys; [nb_export(n, 'pgrpo') for n in sys.argv[1:]]"
+        subprocess.run([sys.executable, "-c", export, *sorted(f"nbs/{p.name}" for p in (copy / "nbs").glob("*.ipynb"))], cwd=copy, check=True)
+        made = {p.name for p in (copy / "pgrpo").glob("*.py")}
         kept = {p.name for p in (ROOT / "pgrpo").glob("*.py")} - {"__init__.py", "_modidx.py"}
-        return sorted(made ^ kept) + [name for name in sorted(made & kept) if not filecmp.cmp(Path(folder) / name, ROOT / "pgrpo" / name, shallow=False)]
+        return sorted(made ^ kept) + [name for name in sorted(made & kept) if not filecmp.cmp(copy / "pgrpo" / name, ROOT / "pgrpo" / name, shallow=False)]
 
 
 def private_outputs() -> list[str]:
