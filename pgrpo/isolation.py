@@ -166,7 +166,7 @@ class Jail:
 
     def confine(self, limits: Limits):
         "In the child: give up, for good, everything that a submission is not to have."
-        os.setsid()
+        os.setpgid(0, 0)
         os.chdir(self.box)
         if self.has("limits"):
             for which, value in rlimits(limits):
