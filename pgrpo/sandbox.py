@@ -233,6 +233,8 @@ class Sandbox:
         "End the workers."
         workers, self._workers = self._workers, []
         for worker in workers:
+            worker.forget()  # all first: they leave side by side
+        for worker in workers:
             worker.close()
 
     def _forget(self):

@@ -284,7 +284,7 @@ def serve(control: int, request: int, reply: int, stdout: int, layers: str):
             rlimits(limits)
             pid = _fork(lambda: jail.spawn(limits), lambda: _child(jail, limits, length), failed=1)
             ended, status, cpu, wall = supervise(pid, limits)
-            found = look and supervise(_fork(os.fork, lambda: (jail.confine(limits), find_results()), failed=2), Limits())[1] == 256
+            found = look and supervise(_fork(os.fork, lambda: (jail.confine(limits), find_results()), failed=2), Limits(wall=5))[1] == 256
             jail.finish(pid)
             os.write(CONTROL, STATUS.pack(ended, status, cpu, wall, found))
     except (EOFError, BrokenPipeError):
