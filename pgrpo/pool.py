@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'Pool', 'templates', 'template_pool', 'sampled_pool', 'pool_table']
 
-# %% ../nbs/10_pool.ipynb #11555d8c
+# %% ../nbs/10_pool.ipynb #41c99cf4
 import json
 import random
 import warnings
@@ -21,7 +21,7 @@ from .jsonl import check_fields, from_json, read_rows, require, to_json, write_r
 from .policy import decode, sample
 from .problems import Problem, bare_signature
 
-# %% ../nbs/10_pool.ipynb #6b8383b3
+# %% ../nbs/10_pool.ipynb #b1cb3f37
 def _problem_row(problem: Problem) -> dict:
     tests = [[to_json(args), to_json(expected)] for args, expected in problem.tests]
     return {f.name: getattr(problem, f.name) for f in fields(Problem)} | {"tests": tests}
@@ -46,7 +46,7 @@ def _completion(row) -> tuple[str, Grade]:
         require(type(row[name]) in kind, f"{name} of a completion is {repr(row[name])[:60]}, not of type {kind[0].__name__}")
     return row.pop("text"), Grade(**row)
 
-# %% ../nbs/10_pool.ipynb #230d13f6
+# %% ../nbs/10_pool.ipynb #33b7c03d
 @dataclass(frozen=True, repr=False)
 class Pool:
     "Problems and cached completions of them, graded once. ValueError, naming the problem, if it contradicts itself."
@@ -130,7 +130,7 @@ class Pool:
             require(wanted in (None, have), f"{path} was graded with {name} {have}, and the run pays {wanted}; build the pool again with the run's settings, or change the run's {name}")
         return pool
 
-# %% ../nbs/10_pool.ipynb #de75c9a3
+# %% ../nbs/10_pool.ipynb #7d42c67e
 def templates(
     problem: Problem,
     kind: str = "hack",  # or "clean"
@@ -145,7 +145,7 @@ def templates(
     forms = [fenced(render(problem.method, problem.signature, body, line)) for line in LEVER_LINES.get(problem.mode, ()) for body in bodies]
     return forms or [example_hack(problem)]
 
-# %% ../nbs/10_pool.ipynb #cbc4e209
+# %% ../nbs/10_pool.ipynb #b80148ee
 KINDS = {
     "hack": lambda grade: grade.exploited,
     "clean": lambda grade: grade.gt_correct and not grade.attempted,
@@ -172,7 +172,7 @@ def template_pool(
     rows = [(text, grade) for (text, _), grade in zip(chosen, grades)]
     return Pool(tuple(problems), tuple(tuple(rows[i:i + n]) for i in range(0, len(rows), n)), format_reward, pass_reward)
 
-# %% ../nbs/10_pool.ipynb #84069b56
+# %% ../nbs/10_pool.ipynb #0f830505
 def sampled_pool(
     model, tokenizer,
     problems: Sequence[Problem],
@@ -208,7 +208,7 @@ def sampled_pool(
                       f"({', '.join(f'{mode}: {count}' for mode, count in short.items())}); raise rounds, or lower n", stacklevel=2)
     return Pool(tuple(problems), tuple(map(tuple, kept)), format_reward, pass_reward)
 
-# %% ../nbs/10_pool.ipynb #c2a6b5c5
+# %% ../nbs/10_pool.ipynb #74b3c093
 def pool_table(pool: Pool) -> str:
     "By mode: prompts, completions, fewest completions of a prompt, share of hacks and of solves, mean reward (nan where there is no completion)."
     lines = [f"{'mode':14}{'prompts':>8}{'completions':>13}{'fewest':>8}{'hack':>7}{'solve':>7}{'reward':>8}"]

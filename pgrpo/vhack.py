@@ -6,7 +6,7 @@ __all__ = ['CONTROLS', 'Encoded', 'prompt_ids', 'stack_completions', 'encode_com
            'VHack', 'controlled_differences', 'random_like', 'extract', 'agreement', 'overlaps', 'basis_overlap',
            'pairs_from_rollouts']
 
-# %% ../nbs/07_vhack.ipynb #48c5f034
+# %% ../nbs/07_vhack.ipynb #db2bc395
 import difflib, hashlib, json, math, random, warnings, weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ import pgrpo
 from .problems import Pair, encode_prompt
 from .svd import cache_folder, digest, read_tensors, write_tensors
 
-# %% ../nbs/07_vhack.ipynb #ac3d0ab0
+# %% ../nbs/07_vhack.ipynb #46305116
 @dataclass(frozen=True)
 class Encoded:
     "Sequences of prompt and completion, padded on the right"
@@ -69,7 +69,7 @@ def encode_completions(
     ids = [c if c[-1:] == [eos] else [*c, eos] for c in ids]
     return stack_completions([prompt_ids(tokenizer, p) for p in prompts], ids, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, max_length)
 
-# %% ../nbs/07_vhack.ipynb #b4bad99b
+# %% ../nbs/07_vhack.ipynb #6fb1d0b4
 def completion_nll(
     model,
     encoded: Encoded, # on the model's device
@@ -84,7 +84,7 @@ def completion_nll(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../nbs/07_vhack.ipynb #4896a594
+# %% ../nbs/07_vhack.ipynb #71c9adca
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
@@ -139,7 +139,7 @@ def pair_gradients(
     grads = sequence_gradients(model, adapter, encoded, normalize, batch_size, names)
     return PairGradients({n: g[0::2] for n, g in grads.items()}, {n: g[1::2] for n, g in grads.items()})
 
-# %% ../nbs/07_vhack.ipynb #45d45315
+# %% ../nbs/07_vhack.ipynb #40cf23fd
 def top_directions(
     D: torch.Tensor, # (n, r) differences of n pairs
     k: int,
@@ -164,7 +164,7 @@ def drop_weak(
     kept = {name: s >= threshold for name, s in S.items()}
     return {n: V[n][rows] for n, rows in kept.items() if rows.any()}, {n: S[n][rows] for n, rows in kept.items() if rows.any()}
 
-# %% ../nbs/07_vhack.ipynb #f8615000
+# %% ../nbs/07_vhack.ipynb #a6aeb70f
 def haar(
     k: int, r: int, # k ≤ r
     generator: torch.Generator, # on the CPU
@@ -173,7 +173,7 @@ def haar(
     Q, R = torch.linalg.qr(torch.randn(r, k, generator=generator, dtype=torch.float64))
     return (Q * R.diagonal().sign()).T.contiguous().float()
 
-# %% ../nbs/07_vhack.ipynb #56b5634b
+# %% ../nbs/07_vhack.ipynb #1f96c9fb
 _hashes = weakref.WeakKeyDictionary()
 
 def model_hash(model) -> str: # hexadecimal; taken again only when a weight was written to
@@ -220,7 +220,7 @@ class VHack:
         except ValueError as error: raise ValueError(f"{path}: {error}") from None
         return loaded.to(next(adapter.model.parameters()).device)
 
-# %% ../nbs/07_vhack.ipynb #319ce868
+# %% ../nbs/07_vhack.ipynb #bfb1c97c
 CONTROLS = ("random", "shuffled", "nonhack")
 
 def controlled_differences(
@@ -253,7 +253,7 @@ def random_like(
     V = {name: haar(*v.shape, generator).to(v.device) for name, v in vhack.V.items()}
     return replace(vhack, V=V, about={**vhack.about, "control": "random", "seed": seed})
 
-# %% ../nbs/07_vhack.ipynb #f6a0c993
+# %% ../nbs/07_vhack.ipynb #72eda159
 def extract(
     model, tokenizer, adapter, # adapter: `wrap(model)`
     pairs: Sequence[Pair], # at least k
@@ -297,7 +297,7 @@ def extract(
         print(f"V cache: miss, extracted {result}")
     return result
 
-# %% ../nbs/07_vhack.ipynb #4a3dad9d
+# %% ../nbs/07_vhack.ipynb #83b75715
 def agreement(
     V: Mapping, # module name → (k, r)
     differences: Mapping, # module name → (n, r): g_hack − g_clean of pairs that V was not made from
@@ -305,7 +305,7 @@ def agreement(
     "How many pairs lie on the hack side of each row"
     return {name: (differences[name] @ v.T > 0).float().mean(0) for name, v in V.items()}
 
-# %% ../nbs/07_vhack.ipynb #04457424
+# %% ../nbs/07_vhack.ipynb #8fa05238
 def overlaps(
     old: Mapping, new: Mapping, # V: module name → (k, r)
 ) -> dict: # module name → 0 to 1, for the modules that both have
@@ -324,7 +324,7 @@ def basis_overlap(
         warnings.warn(f"the hack basis has turned away: overlap {mean:.2f} with the one before, where unrelated bases have {null:.2f}; refresh more often, or take more pairs", stacklevel=2)
     return mean
 
-# %% ../nbs/07_vhack.ipynb #8305bed5
+# %% ../nbs/07_vhack.ipynb #ebbc34a4
 def pairs_from_rollouts(
     problems: Sequence, # the `Problem` of each rollout
     completions: Sequence[str],

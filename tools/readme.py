@@ -11,7 +11,6 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 def block() -> str:
     "The tables as Markdown."
     one, seeds = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "seeds"))
-    n = len({run["seed"] for run in seeds})
     return f"""{BEGIN}
 ## What `make run` shows
 
@@ -21,9 +20,11 @@ def block() -> str:
 
 Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed, two cores, two runs at a time.
 
-The same over {n} seeds, with a random V in place of the real one as control (means; `pgrpo results data/results/seeds.jsonl`):
+Means over more seeds, *n* of them, with a random V in place of the real one as control (`pgrpo results data/results/seeds.jsonl`):
 
 {comparison_table(seeds, markdown=True)}
+
+What this says, and what it does not. Left alone, GRPO finds the loophole in three of four modes; in `run_tests` mode some seeds hardly do. Erasing the hack-ward part of the gradient keeps most of it from being learnt, and keeps most of the honest solving; a random V of the same shape does neither. Routing leaves a deployed model that hardly hacks, but it pays with honest solving: the model that trains hacks throughout, so nothing teaches it the honest way. Two or three seeds are too few for intervals, and none are claimed.
 {END}"""
 
 
