@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from .isolation import Limits
 from .jsonl import to_json
+from .link import Run, Task
 from .loopholes import SENTINELS, reports_pass
 from .oracle import Reply, read_reply, text_of, verdict
 from .problems import MODES, Problem, handwritten
-from .sandbox import Run, Sandbox, Task
+from .sandbox import Sandbox
 
 # %% ../nbs/04_grader.ipynb #b4b815a8
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 from .jsonl import to_json
+from .link import Run
 from .problems import Problem
-from .sandbox import Run
 
 # %% ../nbs/03a_oracle.ipynb #b4724e85
 _NAN = object()  # in the place of nan where things are looked up

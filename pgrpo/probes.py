@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .isolation import LAYERS, Limits
+from .link import Run, Task
 from .oracle import read_reply
-from .sandbox import Run, Sandbox, Task
+from .sandbox import Sandbox
 
 # %% ../nbs/03b_probes.ipynb #4f49d5d8
 _ALWAYS = {

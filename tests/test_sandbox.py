@@ -13,11 +13,12 @@ import pytest
 from world import descendants
 
 import pgrpo
-from pgrpo import sandbox
+from pgrpo import link, sandbox
 from pgrpo.isolation import LAYERS, Limits
+from pgrpo.link import Run, Task
 from pgrpo.oracle import read_reply
 from pgrpo.probes import check_sandbox, format_layers
-from pgrpo.sandbox import Run, Sandbox, Task
+from pgrpo.sandbox import Sandbox
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 QUICK = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing
@@ -106,13 +107,13 @@ def test_a_worker_that_dies_at_work_is_replaced():
 
 
 def test_a_task_that_loses_two_workers_is_given_up(monkeypatch):
-    give = sandbox._Worker.give
+    give = link.Worker.give
     def die(self, number, task):
         if b"lose me" in task.request:
             self.process.kill()
             self.process.wait()
         give(self, number, task)
-    monkeypatch.setattr(sandbox._Worker, "give", lambda self, number, task: die(self, number, task))
+    monkeypatch.setattr(link.Worker, "give", lambda self, number, task: die(self, number, task))
     with Sandbox(1) as pool, pytest.warns(UserWarning, match="lost with its submission"):
         runs = pool.run([task("return 1"), task("return 'lose me'"), task("return 3")])
     assert [r.ended for r in runs] == ["ended", "lost", "ended"]
@@ -296,7 +297,7 @@ def test_thousands_of_runs_leave_nothing(pool):
 
 
 def test_a_worker_that_cannot_start_says_why(monkeypatch):
-    monkeypatch.setattr(sandbox, "_BOOT", "import sys\nsys.exit('no such luck')")
+    monkeypatch.setattr(link, "_BOOT", "import sys\nsys.exit('no such luck')")
     fds = len(os.listdir("/dev/fd"))
     with Sandbox(2) as pool:
         for _ in range(2):
