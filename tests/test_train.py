@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,17 +35,14 @@ def test_sigkill_at_random_steps(tmp_path):
     undisturbed = train(preset("smoke", **SETTINGS), tmp_path / "undisturbed", progress=False)
     rng, folder, kills = random.Random(os.environ.get("PGRPO_TEST_SEED", 0)), tmp_path / "killed", 0
     while kills < KILLS:
-        process, before = start(folder), lines(folder)
-        target, delay = before + rng.randint(0, 4), rng.random() * 0.3
+        process, target, delay = start(folder), rng.randint(0, SETTINGS["steps"] - 2), rng.random() * 0.3
         while process.poll() is None and lines(folder) <= target: time.sleep(0.01)
         time.sleep(delay)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
-        if process.returncode == 0:  # it finished before it could be killed: take the end away, go on
-            RunFolder(folder).summary_file.unlink()
-            RunFolder(folder).checkpoint_file.unlink()
+        if process.returncode == 0: shutil.rmtree(folder)  # it finished before it could be killed: once more from the start
         else: assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
     resumed = train(preset("smoke", **SETTINGS), folder, progress=False)
     assert resumed == undisturbed
