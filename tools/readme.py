@@ -24,7 +24,7 @@ Means over more seeds, *n* of them, with a random V in place of the real one as 
 
 {comparison_table(seeds, markdown=True)}
 
-What this says, and what it does not. Left alone, GRPO finds the loophole in three of four modes; in `run_tests` mode some seeds hardly do. Erasing the hack-ward part of the gradient keeps most of it from being learnt, and keeps most of the honest solving; a random V of the same shape does neither. Routing leaves a deployed model that hardly hacks, but it pays with honest solving: the model that trains hacks throughout, so nothing teaches it the honest way. Two or three seeds are too few for intervals, and none are claimed.
+What this says, and what it does not. Left alone, GRPO finds the loophole of three modes on every seed and that of `run_tests` on one seed of three. Erasing the hack-ward part of the gradient keeps most of it from being learnt, and keeps most of the honest solving; what gets through is mostly the `sentinel` mode, where 36 to 44 % still hack; a random V of the same shape does neither. Routing leaves a deployed model that hardly hacks, but it pays with honest solving: the model that trains hacks throughout, so nothing teaches it the honest way. Two or three seeds are too few for intervals, and none are claimed.
 {END}"""
 
 
