@@ -4,7 +4,7 @@
 __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'COLUMNS', 'Cell', 'sweep', 'cores', 'run_cells', 'results', 'save_results',
            'load_results', 'comparison', 'comparison_table', 'comparison_figure', 'compare']
 
-# %% ../nbs/13_experiment.ipynb #0f588175
+# %% ../nbs/13_experiment.ipynb #574b2b33
 import json
 import os
 import subprocess
@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from .config import Config, to_dict
-from .plots import color, dash, save_figure
+from .plots import color, dash, save_figure, tint
 from .train import RunFolder, write_whole
 
 # %% ../nbs/13_experiment.ipynb #ca8d5172
@@ -172,7 +172,7 @@ def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     return "\n".join("  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head))) for line in [head, *body])
 
-# %% ../nbs/13_experiment.ipynb #800419d0
+# %% ../nbs/13_experiment.ipynb #c57292c6
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
@@ -182,7 +182,7 @@ def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
         steps = list(range(len(series[0])))
         if len(series) > 1:
             low, high = [[100 * f(values) for values in zip(*series)] for f in (min, max)]
-            fig.add_scatter(x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=_faint(color(arm)), line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=1)
+            fig.add_scatter(x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=tint(color(arm), 0.15), line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=1)
         fig.add_scatter(x=steps, y=[100 * sum(v) / len(v) for v in zip(*series)], name=arm, line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=1)
     names = ["base", *arms]
     for key in ("hack", "solve"):
@@ -198,10 +198,6 @@ def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
 
 def _smooth(values, width):
     return [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
-
-
-def _faint(colour):
-    return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.15)"
 
 # %% ../nbs/13_experiment.ipynb #6c221265
 def compare(
