@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #87ed1d42
+# %% ../nbs/11_config.ipynb #dcb22ef4
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -68,6 +68,8 @@ class Config:
     eval_problems: int = 64          # held-out problems a mode, before and after
     eval_every: int = 0              # held-out evaluation of the deployed model every so many steps; 0: only at the end
     log_rollouts: int = 8            # rollouts written a step
+    log_modules: int = 10            # every module's figures every so many steps; 0: never
+    probe_every: int = 10            # answers to the same few held-out prompts every so many steps; 0: never
     checkpoint_every: int = 25       # steps
     seed: int = 0
 
@@ -130,14 +132,14 @@ def _as(kind, value):
     if number != int(number): raise ValueError("it takes a whole number")
     return int(number)
 
-# %% ../nbs/11_config.ipynb #8f806588
+# %% ../nbs/11_config.ipynb #6ed8f9f1
 def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:
         if not getattr(c, name) > 0: yield f"{name} is {getattr(c, name)}; it has to be above 0"
     for name in ("rank", "micro_batch", "max_grad_norm"):
         if getattr(c, name) is not None and not getattr(c, name) > 0: yield f"{name} is {getattr(c, name)}; it has to be above 0, or none"
-    for name in ("overshoot", "refresh", "beta", "warmup", "weight_decay", "eval_every", "log_rollouts", "seed"):
+    for name in ("overshoot", "refresh", "beta", "warmup", "weight_decay", "eval_every", "log_rollouts", "log_modules", "probe_every", "seed"):
         if not getattr(c, name) >= 0: yield f"{name} is {getattr(c, name)}; it has to be 0 or more"
     for name in ("known", "mix", "tau", "global_floor"):
         if getattr(c, name) is not None and not 0 <= getattr(c, name) <= 1: yield f"{name} is {getattr(c, name)}; it is a share, from 0 to 1"
@@ -158,10 +160,10 @@ def _contradictions(c: Config):
     if c.dtype == "bfloat16" and c.policy == "embedded": yield "the embedded policy is trained in float32; leave dtype at float32, or name another policy"
     if c.format_reward < 0 or c.pass_reward <= 0: yield "format_reward has to be 0 or more and pass_reward above 0"
 
-# %% ../nbs/11_config.ipynb #30ee1a6e
+# %% ../nbs/11_config.ipynb #ae61ef77
 _QWEN = dict(policy="Qwen/Qwen3-4B", dtype="bfloat16", device="cuda", threads=8, problems="handwritten", pairs="handwritten", n_pairs=24, k=5, n_problems=32)
 PRESETS = {
-    "smoke": Config(steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3, checkpoint_every=2, warmup=1),
+    "smoke": Config(steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3, checkpoint_every=2, log_modules=2, probe_every=3, warmup=1),
     "demo": Config(),
     "fast": Config(**_QWEN, steps=60, prompts=4, group_size=8, max_new_tokens=512, lr=3e-3, betas=(0.5, 0.9), mix=0.125, pool="handwritten", micro_batch=4, eval_problems=8),
     "full": Config(**_QWEN, steps=200, prompts=43, group_size=6, max_new_tokens=1024, lr=1e-3, beta=1e-3, micro_batch=4, eval_problems=8),

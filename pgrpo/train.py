@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row',
            'RunFolder', 'State', 'random_states', 'save_checkpoint', 'load_checkpoint', 'lr_at', 'timed', 'Trainer',
            'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #dd90c125
+# %% ../nbs/12_train.ipynb #588aa1a9
 import hashlib
 import json
 import math
@@ -27,8 +27,10 @@ import pgrpo
 from .adapter import Adapter, wrap
 from .config import PRESETS, Config, preset, to_dict
 from .generator import generated_pairs, generated_problems
+from .grader import grade_many
 from .grpo import Update, make_optimizer, update
-from .policy import evaluate, load_policy
+from .magnitudes import measure, save_magnitudes
+from .policy import decode, evaluate, load_policy, sample
 from .pool import Pool
 from .problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from .projection import total_cin
@@ -118,13 +120,13 @@ def versions() -> dict:
     return dict(pgrpo=pgrpo.__version__, torch=torch.__version__, transformers=transformers.__version__, python=sys.version.split()[0],
                 revision=git.stdout.strip() if git.returncode == 0 else None)
 
-# %% ../nbs/12_train.ipynb #6303d423
+# %% ../nbs/12_train.ipynb #37da70f8
 class RunFolder:
     "The files of one run."
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config_file, self.rows_file, self.rollouts_file, self.checkpoint_file, self.summary_file = (
-            self.path / name for name in ("config.json", "rows.jsonl", "rollouts.jsonl", "ckpt/last.pt", "summary.json"))
+        self.config_file, self.rows_file, self.rollouts_file, self.probes_file, self.checkpoint_file, self.summary_file = (
+            self.path / name for name in ("config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "ckpt/last.pt", "summary.json"))
 
     def open(self, config: Config) -> "RunFolder":
         "Claim the folder for a config. ValueError if another run has it, OSError if it cannot be written."
@@ -154,18 +156,28 @@ class RunFolder:
         "Sampled rollouts: step, problem, mode, completion, and the grade's fields."
         return read_jsonl(self.rollouts_file)
 
+    def probes(self) -> list[dict]:
+        "Answers to the same few held-out prompts: fields as in `rollouts`, step −1 before training, `deployed` without δS_hack."
+        return read_jsonl(self.probes_file)
+
+    def modules(self) -> dict[int, Path]:
+        "Step → file of `pgrpo.magnitudes`, in order."
+        return {int(file.stem): file for file in sorted((self.path / "modules").glob("*.safetensors"))}
+
     def summary(self) -> dict | None:
         "Held-out results, or None while the run is not finished."
         return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
 
-    def append(self, row: dict, rollouts: list[dict]):
-        for path, lines in ((self.rollouts_file, rollouts), (self.rows_file, [row])):
+    def append(self, row: dict, rollouts: list[dict], probes: list[dict] = ()):
+        for path, lines in ((self.rollouts_file, rollouts), (self.probes_file, probes), (self.rows_file, [row])):
             with open(path, "a") as f: f.writelines(json.dumps(line) + "\n" for line in lines)
 
     def cut(self, step: int):
         "Forget what lies beyond the first `step` steps."
-        for path in (self.rows_file, self.rollouts_file):
+        for path in (self.rows_file, self.rollouts_file, self.probes_file):
             write_whole(path, "".join(json.dumps(line) + "\n" for line in read_jsonl(path) if line["step"] < step))
+        for at, file in self.modules().items():
+            if at >= step: file.unlink()
 
 # %% ../nbs/12_train.ipynb #5c63782f
 @dataclass
@@ -228,7 +240,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #38331e90
+# %% ../nbs/12_train.ipynb #e08ecd55
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
     def __init__(self, config: Config, run_dir: str | Path | None = None):
@@ -297,6 +309,7 @@ class Trainer:
     def steps(self) -> Iterator[dict]:
         "The rows from the present step to the last, each written before it is yielded."
         c, s = self.config, self.state
+        if self.folder and c.probe_every and s.step == 0: write_whole(self.folder.probes_file, "".join(json.dumps(line) + "\n" for line in self.probe(-1)))
         while s.step < c.steps:
             done, row = self.update()
             s.step += 1
@@ -304,7 +317,10 @@ class Trainer:
                 with timed(row, "evaluate"): held = self.evaluate(deployed=True)["mean"]
                 row |= dict(hack_deploy=held["hack"], solve_deploy=held["solve"])
             if self.folder:
-                self.folder.append(row, self.logged(done, row["step"]))
+                if c.log_modules and done.projected and (row["step"] % c.log_modules == 0 or s.step == c.steps):
+                    seen = measure(done, s.adapter, s.vhack.V, row["step"], c.gate, c.overshoot, c.preserve_magnitude)
+                    save_magnitudes(seen, self.folder.path / "modules" / f"{row['step']:06}.safetensors")
+                self.folder.append(row, self.logged(done, row["step"]), self.probe(row["step"]) if c.probe_every and (s.step % c.probe_every == 0 or s.step == c.steps) else ())
                 if s.step % c.checkpoint_every == 0 or s.step == c.steps: save_checkpoint(s, self.folder.checkpoint_file)
             yield row
 
@@ -313,6 +329,16 @@ class Trainer:
         rows = random.Random(seed_for(self.config.seed, step, "log")).sample(range(len(done.rollouts)), min(self.config.log_rollouts, len(done.rollouts)))
         return [dict(step=step, problem=done.rollouts.problems[i].id, mode=done.rollouts.problems[i].mode, prompt=done.rollouts.problems[i].text,
                      teacher=bool(done.rollouts.teacher[i]), completion=done.rollouts.completions[i], advantage=float(done.advantages[i]), **asdict(done.grades[i])) for i in sorted(rows)]
+
+    def probe(self, step: int, n: int = 4) -> list[dict]:
+        "n answers to one held-out prompt of each mode; always the same prompts and the same chance. Under route also without δS_hack."
+        asked, adapter, lines = [p for p in {p.mode: p for p in reversed(self.held)}.values() for _ in range(n)], self.state.adapter, []
+        for deployed in (False, True) if self.config.arm == "route" else (False,):
+            with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []), adapter.deployed() if deployed else nullcontext(), adapter.folded():
+                torch.manual_seed(seed_for(self.config.seed, "probe"))
+                texts = decode(self.tokenizer, sample(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
+            lines += [dict(step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed, completion=text, **asdict(g)) for p, text, g in zip(asked, texts, grade_many(list(zip(texts, asked))))]
+        return lines
 
     def finish(self) -> dict:
         "Held-out results before, after, and deployed."

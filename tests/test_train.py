@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+import torch
 
 from pgrpo.config import preset
+from pgrpo.svd import read_tensors
 from pgrpo.train import RunFolder, Trainer, train
 
 KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))
@@ -31,6 +33,14 @@ def lines(folder):
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+def same_modules(a, b):
+    a, b = RunFolder(a).modules(), RunFolder(b).modules()
+    if list(a) != list(b) or not a: return False
+    for (ours, about), (theirs, said) in ((read_tensors(a[step]), read_tensors(b[step])) for step in a):
+        if about != said or set(ours) != set(theirs) or not all(torch.equal(ours[k].nan_to_num(-1), theirs[k].nan_to_num(-1)) for k in ours): return False
+    return True
+
+
 def test_sigkill_at_random_steps(tmp_path):
     undisturbed = train(preset("smoke", **SETTINGS), tmp_path / "undisturbed", progress=False)
     rng, folder, kills = random.Random(os.environ.get("PGRPO_TEST_SEED", 0)), tmp_path / "killed", 0
@@ -48,6 +58,7 @@ def test_sigkill_at_random_steps(tmp_path):
     assert resumed == undisturbed
     assert timeless(RunFolder(folder).rows()) == timeless(RunFolder(tmp_path / "undisturbed").rows())
     assert RunFolder(folder).rollouts() == RunFolder(tmp_path / "undisturbed").rollouts()
+    assert RunFolder(folder).probes() == RunFolder(tmp_path / "undisturbed").probes() and same_modules(folder, tmp_path / "undisturbed")
     assert RunFolder(folder).summary() == undisturbed
 
 
