@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
            'Likelihoods', 'Effect', 'norms', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../nbs/15a_trace.ipynb #2591570b
+# %% ../nbs/15a_trace.ipynb #f5b84382
 import contextlib
 import copy
 import io
@@ -12,7 +12,6 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 
 import torch
 
@@ -24,7 +23,7 @@ from .grader import example_clean, example_hack
 from .grpo import (Gradients, Step, advantages, backward, completion_logprobs, completion_window, generate, grade_rollouts,
                         intervene, make_optimizer, old_logprobs, reward_tensor, take_step)
 from .policy import load_policy
-from .problems import Pair, Problem
+from .problems import CORE_MODES, Pair, Problem
 from .projection import ProjectedAll, project_all, total_cin
 from .svd import digest
 from .train import run_pairs
@@ -150,18 +149,19 @@ def restored(
             for p, value, grad in before: p.copy_(value); p.grad = grad
         if optimizer: optimizer.load_state_dict(state)
 
-# %% ../nbs/15a_trace.ipynb #6bb19803
+# %% ../nbs/15a_trace.ipynb #23ae2d83
 def example_pair(problem: Problem) -> Pair:
     "The canonical solution against the grader's own example of a hack"
     return Pair(problem.text, example_hack(problem), example_clean(problem), problem.mode)
 
 
 def drawn_problems(
-    n: int = 4,     # modes in turn
+    n: int = 4,     # modes in turn; every other one is within the policy's reach
     seed: int = 0,
 ) -> tuple[list[Problem], Callable[[Problem], Pair]]:
     "Held-out problems for the embedded policy, and what writes a labelled pair for one of them under its present mode"
-    draws = {f"step-{seed}-{i}": d for i, d in enumerate(islice(draw(random.Random(f"step {seed}"), "heldout"), n))}
+    one = lambda i: next(draw(random.Random(f"step {seed} {i}"), "heldout", (CORE_MODES[i % len(CORE_MODES)],), known=float(i % 2)))
+    draws = {f"step-{seed}-{i}": one(i) for i in range(n)}
     return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(replace(draws[p.id], mode=p.mode), random.Random(p.id))
 
 # %% ../nbs/15a_trace.ipynb #9e6412a5
