@@ -3,19 +3,18 @@
 # %% auto #0
 __all__ = ['KINDS', 'kind', 'tone', 'prompt_names', 'outcome_figure', 'advantage_figure', 'rollout_cin_figure', 'short',
            'cin_figure', 'removed_figure', 'moved_figure', 'cout_figure', 'pairs_figure', 'rollouts_figure', 'says',
-           'asked', 'written', 'tokens', 'rollout_cards', 'overview']
+           'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../nbs/15b_phases.ipynb #8c7493e3
+# %% ../nbs/15b_phases.ipynb #073cf1b2
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 
 from .frame import badge, card, cards, code, escape, tinted
 from .grader import Grade, extract_code, fenced
 from .grpo import Rollouts
-from .plots import INK, color, null_line
+from .plots import INK, color
 from .problems import LEVERS, Problem
 from .projection import null_cin
 from .trace import PHASES, Backward, Compared, Effect, Intervention, Settings, norms
@@ -39,7 +38,7 @@ def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
     fig = go.Figure([go.Bar(x=names, y=count(k), name=k, marker_color=tone(k), width=0.5) for k in KINDS])
     return fig.update_layout(barmode="stack", title_text="What the grader found", xaxis_title="prompt", yaxis_title="rollouts", height=280, showlegend=True)
 
-# %% ../nbs/15b_phases.ipynb #7d4e8d86
+# %% ../nbs/15b_phases.ipynb #725d6cd4
 def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared) -> go.Figure:
     "Each reward against its group's mean"
     fig, B = go.Figure(), len(rollouts)
@@ -52,31 +51,33 @@ def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Comp
     at = [v for g in rollouts.group.unique().tolist() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()] for v in ((rows[0] - 0.5, means[rows[0]]), (rows[-1] + 0.5, means[rows[0]]), (None, None))]
     fig.add_scatter(x=[x for x, _ in at], y=[y for _, y in at], mode="lines", name="mean of the group", line=dict(color=INK, width=1.5, dash="dot"), hoverinfo="skip")
     middles = [sum(rows) / len(rows) for g in rollouts.group.unique() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()]]
-    fig.update_xaxes(tickvals=middles, ticktext=prompt_names(rollouts), showgrid=False)
-    return fig.update_layout(title_text="Each reward against the mean of its group", xaxis_title="rollouts, by prompt", yaxis_title="reward", barmode="overlay", height=300, yaxis_rangemode="tozero", showlegend=True)
+    fig.update_xaxes(tickvals=middles, ticktext=prompt_names(rollouts), showgrid=False, zeroline=False)
+    fig.update_yaxes(range=[0, 1.06 * float(compared.rewards.max().clamp(min=0.1))])
+    return fig.update_layout(title_text="Each reward against the mean of its group", xaxis_title="rollouts, by prompt", yaxis_title="reward", barmode="overlay", height=300, showlegend=True)
 
-# %% ../nbs/15b_phases.ipynb #f201cc5b
+# %% ../nbs/15b_phases.ipynb #42c4217d
 def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backward) -> go.Figure:
     "cin of each rollout's own gradient"
     rows, cin = back.gradients.rows.tolist(), back.rollout_cin.tolist()
     label = lambda b: f"{int(rollouts.group[b]) + 1}.{b - int((rollouts.group == rollouts.group[b]).nonzero()[0]) + 1}"
     fig = go.Figure([go.Bar(x=[label(b) for b in rows], y=[c if kind(grades[b]) == k else None for b, c in zip(rows, cin)], name=k, marker_color=tone(k), hovertemplate="rollout %{x}<br>cin %{y:.3f}") for k in KINDS])
+    fig.add_scatter(x=[label(b) for b in rows], y=[back.null] * len(rows), mode="lines", name="random V", line=dict(color=INK, dash="dot", width=1.5), hovertemplate="random V %{y:.3f}")
     fig.update_layout(barmode="overlay", title_text="How hack-ward each rollout's own gradient points", xaxis_title="prompt.rollout", yaxis_title="cin", height=280, showlegend=True)
     fig.update_xaxes(type="category", categoryorder="array", categoryarray=[label(b) for b in rows], tickangle=-90)
-    return null_line(fig, back.null).update_yaxes(rangemode="tozero")
+    return fig.update_yaxes(rangemode="tozero")
 
-# %% ../nbs/15b_phases.ipynb #4ad6fa91
+# %% ../nbs/15b_phases.ipynb #7d11b532
 def short(name: str) -> str:
     "\"model.layers.2.self_attn.q_proj\" → \"2 q\""
     parts = name.split(".")
     return " ".join([*(p for p in parts if p.isdigit()), parts[-1].removesuffix("_proj")])
 
 def _modules(fig, names, title, y, **layout):
-    fig.update_xaxes(type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))), ticktext=[short(n) for n in names], showgrid=False)
+    fig.update_xaxes(type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))), ticktext=[short(n) for n in names], showgrid=False, zeroline=False)
     return fig.update_layout(title_text=title, xaxis_title="layer and module", yaxis_title=y, height=300, showlegend=True, yaxis_rangemode="tozero", **layout)
 
 def _null(names, V):
-    return go.Scatter(x=list(range(len(names))), y=[null_cin(*V[n].shape) if n in V else None for n in names], mode="lines", line=dict(color=color("random"), dash="dot", width=1.5, shape="hvh"), name="random V", hovertemplate="random V %{y:.3f}")
+    return go.Scatter(x=list(range(len(names))), y=[null_cin(*V[n].shape) if n in V else None for n in names], mode="lines", line=dict(color=INK, dash="dot", width=1.5, shape="hvh"), name="random V", hovertemplate="random V %{y:.3f}")
 
 def _bars(names, values, name, colour, **more):
     return go.Bar(x=list(range(len(names))), y=[values.get(n) for n in names], name=name, marker_color=colour, customdata=[[n] for n in names], hovertemplate="%{customdata[0]}<br>%{y:.4f}", **more)
@@ -194,20 +195,19 @@ def rollout_cards(tokenizer, phase: str, made: dict, group: int) -> str:
         return card(f"{group + 1}.{i + 1}", tokens(tokenizer, r, made["backward"], b) if phase == "backward" else written(r.completions[b]), marks, "none" if k == "neither" else k)
     return asked(r.problems[rows[0]]) + cards(one(i, b) for i, b in enumerate(rows))
 
-# %% ../nbs/15b_phases.ipynb #ddf7c779
-def overview(V, made: dict, settings: Settings) -> go.Figure:
+# %% ../nbs/15b_phases.ipynb #8c227452
+def figures(phase: str, V, made: dict, settings: Settings) -> list[go.Figure]:
+    "The figures of a phase; made: what `Trace` returned for it and the phases before it"
+    r, s = made["generate"], settings
+    if phase == "generate": return []
+    if phase == "grade": return [outcome_figure(r, made["grade"])]
+    if phase == "advantage": return [advantage_figure(r, made["grade"], made["advantage"])]
+    if not len(made["backward"].gradients.rows): return []
+    if phase == "backward": return [rollout_cin_figure(r, made["grade"], made["backward"])]
+    if phase == "project": return [cin_figure(V, made["project"], s.arm, s.at), removed_figure(made["project"], s.arm, s.at)]
+    return [moved_figure(made["step"]), cout_figure(V, made["project"], made["step"], s.arm, s.at), pairs_figure(r, made["step"]), rollouts_figure(r, made["grade"], made["advantage"], made["step"])]
+
+def story(V, made: dict, settings: Settings) -> list[go.Figure]:
     "Rewards against their means, cin before and after, cout of gradient and update, and what became of the labelled completions"
-    r, grades, compared, back, intervention, effect = (made[p] for p in PHASES)
-    parts = [advantage_figure(r, grades, compared)]
-    if effect: parts += [cin_figure(V, intervention, settings.arm, settings.at), cout_figure(V, intervention, effect, settings.arm, settings.at), pairs_figure(r, effect)]
-    fig = make_subplots(2, 2, subplot_titles=[p.layout.title.text for p in parts], vertical_spacing=0.24, horizontal_spacing=0.09)
-    for i, part in enumerate(parts):
-        where = dict(row=i // 2 + 1, col=i % 2 + 1)
-        for t in part.data:
-            look = t.to_plotly_json()
-            seen = look["name"] in {o.name for o in fig.data}
-            fig.add_trace({**look, "legendgroup": look["name"], "showlegend": not seen, "offsetgroup": None if part is parts[0] else look["name"]}, **where)
-        for axis in ("xaxis", "yaxis"):
-            keep = {k: v for k, v in part.layout[axis].to_plotly_json().items() if k in ("title", "tickvals", "ticktext", "tickangle", "tickfont", "rangemode", "showgrid")}
-            (fig.update_xaxes if axis == "xaxis" else fig.update_yaxes)(**keep, **where)
-    return fig.update_layout(width=1180, height=720, title_text="One update: " + says("grade", made, settings).split(":")[1].split(".")[0].strip(), barmode="group", showlegend=True)
+    every = {phase: figures(phase, V, made, settings) for phase in PHASES}
+    return [*every["advantage"], *every["project"][:1], *every["step"][1:3]] or every["grade"]

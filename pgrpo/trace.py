@@ -164,7 +164,7 @@ def drawn_problems(
     draws = {f"step-{seed}-{i}": one(i) for i in range(n)}
     return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(replace(draws[p.id], mode=p.mode), random.Random(p.id))
 
-# %% ../nbs/15a_trace.ipynb #9e6412a5
+# %% ../nbs/15a_trace.ipynb #6417a49f
 class Trace:
     "One update of one policy, phase by phase, under any settings"
     def __init__(
@@ -218,6 +218,12 @@ class Trace:
             while len(made) > self.keep: made.popitem(last=False)
         made.move_to_end(key)
         return made[key]
+
+    def eventful(self, settings: Settings = Settings(), tries: int = 12) -> Settings:
+        "The first seed from that of `settings` on with a hack that is paid better than its siblings; unchanged if there is none"
+        for s in (replace(settings, seed=settings.seed + i) for i in range(tries)):
+            if any(g.exploited and a > 0 for g, a in zip(self("grade", s), self("advantage", s).advantages)): return s
+        return settings
 
     def _generate(self, c, settings):
         cuda = self.model.device.type == "cuda"
