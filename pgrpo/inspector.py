@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
-           'redraw', 'responsive', 'Inspector']
+           'Inspector']
 
-# %% ../nbs/18_inspector.ipynb #c520a303
+# %% ../nbs/18_inspector.ipynb #947b2550
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ import torch
 from plotly.subplots import make_subplots
 
 from .adapter import wrap
-from .frame import Twin, box, close_all, ipw, style, table
+from .figure import Plot
+from .frame import Twin, box, close_all, escape, ipw, style
 from .magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from .plots import INK, color, static
 from .policy import load_policy
@@ -138,7 +139,7 @@ def module_map(
     fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=900, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
     return fig
 
-# %% ../nbs/18_inspector.ipynb #8e9352bc
+# %% ../nbs/18_inspector.ipynb #2c22e196
 def module_figure(
     seen: Magnitudes,
     name: str,          # a module; KeyError if there is none of this name
@@ -153,7 +154,7 @@ def module_figure(
     absent = lambda there, title: title if there else f"{title}: not known here"
     titles = (absent(len(c), "coefficients c = V g"), absent(len(S), "singular values of the pairs"), absent(V is not None, "where V lives in the spectrum of W"), "g before and after the gate",
               absent(shares, "each pair's hack-ward share"), absent(len(c), "what each rollout adds to ‖relu(c)‖"))
-    fig = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.13, horizontal_spacing=0.11)
+    fig = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.13, horizontal_spacing=0.17)
     fig.add_bar(x=list(range(1, len(c) + 1)), y=c.tolist(), marker_color=[hack if x > 0 else grey for x in c.tolist()], showlegend=False, name="c", row=1, col=1)
     fig.add_bar(x=list(range(1, len(S) + 1)), y=S.tolist(), marker_color=grey, showlegend=False, name="S", row=1, col=2)
     energy = [] if V is None else (V.square().sum(0) / len(V)).cumsum(0).tolist()
@@ -162,47 +163,25 @@ def module_figure(
     fig.add_scatter(x=[0, index[-1]], y=[0, 1], mode="lines", name="random V", line=dict(color=color("random"), dash="dot"), row=2, col=1)
     fig.add_scatter(x=index, y=seen.before[name].tolist(), mode="lines", name="g", line=dict(color=grey), row=2, col=2)
     fig.add_scatter(x=index, y=seen.after[name].tolist(), mode="lines", name="g'", line=dict(color=arm, dash="dash", width=1.5), row=2, col=2)
-    fig.add_scatter(x=list(record.pair_modes[:len(shares)]), y=shares, mode="markers", marker=dict(symbol="circle-open", color=hack), showlegend=False, name="pair", row=3, col=1)
+    fig.add_scatter(y=list(record.pair_modes[:len(shares)]), x=shares, mode="markers", marker=dict(symbol="circle-open", color=hack), showlegend=False, name="pair", row=3, col=1)
     ends = list(dict.fromkeys(record.pair_modes[:len(shares)])) if len(c) else []
-    fig.add_scatter(x=ends, y=[nulls(seen)[name]] * len(ends) if len(c) else [], mode="lines", line=dict(color=color("random"), dash="dot"), name="random V", showlegend=False, row=3, col=1)
+    fig.add_scatter(y=ends, x=[nulls(seen)[name]] * len(ends) if len(c) else [], mode="lines", line=dict(color=color("random"), dash="dot"), name="random V", showlegend=False, row=3, col=1)
     column = seen.rollouts[:, seen.modules.index(name)].tolist() if len(c) else []
     for kind in ("hack", "solve", "other"):
         mine = [(a["row"], y) for a, y in zip(seen.about, column) if a["kind"] == kind]
         fig.add_bar(x=[x for x, _ in mine], y=[y for _, y in mine], name=kind, marker_color=color("none" if kind == "other" else kind), width=0.9, offsetgroup="rollouts", row=3, col=2)
     for (row, col), x, y, form in (((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"), ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
-                                   ((3, 1), "", "share of ‖d‖", ".0%"), ((3, 2), "rollout of the batch", "in units of g", ".1e")):
+                                   ((3, 1), "share of ‖d‖", "", None), ((3, 2), "rollout of the batch", "in units of g", ".1e")):
         fig.update_xaxes(title_text=x, row=row, col=col)
         fig.update_yaxes(title_text=y, tickformat=form, row=row, col=col)
     fig.update_xaxes(dtick=1, row=1)
     fig.update_yaxes(range=[0, 1.02], row=2, col=1)
-    fig.update_yaxes(rangemode="tozero", row=3, col=1)
-    fig.update_layout(title_text=f"{name}, step {seen.step}", width=980, height=860, barmode="overlay", legend=dict(orientation="h", y=-0.08))
+    fig.update_xaxes(tickformat=".0%", range=[0, 1.02], row=3, col=1)
+    fig.update_layout(title_text=f"{name}, step {seen.step}", width=980, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07))
+    fig.update_annotations(font_size=12.5)
     return fig
 
-# %% ../nbs/18_inspector.ipynb #e115bf84
-def redraw(widget: go.FigureWidget, fig: go.Figure):
-    "Let a figure widget show another figure with the same traces, in one message."
-    with widget.batch_update():
-        for old, new in zip(widget.data, fig.data):
-            for key in ("x", "y", "z", "customdata", "hovertemplate", "name", "zmin", "zmax", "showlegend"):
-                if key in new: old[key] = new[key]
-            if "marker" in new: old.marker.color = new.marker.color
-            if "colorbar" in new: old.colorbar.update(title_text=new.colorbar.title.text, tickformat=new.colorbar.tickformat)
-        for note, new in zip(widget.layout.annotations, fig.layout.annotations): note.text = new.text
-        widget.layout.title.text, widget.layout.showlegend = fig.layout.title.text, fig.layout.showlegend
-
-
-def responsive(fig: go.Figure) -> go.FigureWidget:
-    "A figure as a widget that is as wide as its place."
-    spec = fig.to_plotly_json()
-    spec["layout"]["width"] = None
-    spec["layout"]["template"]["layout"].pop("width", None)
-    widget = go.FigureWidget(dict(data=spec["data"], layout={**spec["layout"], "autosize": True}))
-    widget._config = {**widget._config, "displayModeBar": False, "responsive": True}
-    widget.layout.hovermode = "closest"
-    return widget
-
-
+# %% ../nbs/18_inspector.ipynb #978c3bd6
 class Inspector(Twin, ipw.VBox):
     "Where an update or a run was hack-ward, module by module."
     def __init__(
@@ -222,8 +201,8 @@ class Inspector(Twin, ipw.VBox):
         self.source = ipw.Dropdown(options=seen.sources, description="gradient of", **fit)
         self.step = ipw.SelectionSlider(options=first.steps, value=first.steps[-1], description="step", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="initial"))
         self.module = ipw.Dropdown(options=seen.modules, value=module or seen.modules[int(seen.of("removed").nan_to_num().argmax())], description="module", layout=dict(width="auto", max_width="100%"), style=dict(description_width="initial"))
-        self._map, self._inside, self._facts = responsive(self.map()), responsive(self.inside()), ipw.HTML(self._say())
-        self._map.data[0].on_click(self._clicked)
+        self._map, self._inside, self._facts = Plot(self.map()), Plot(self.inside(), least=620), ipw.HTML(self._say())
+        self._map.observe(self._clicked, "clicked")
         for control in (self.arm, self.quantity, self.source, self.step, self.module): control.observe(self._changed, "value")
         controls = ipw.HBox([self.arm, self.step, self.quantity, self.source, self.module])
         controls.add_class("pgrpo-row")
@@ -256,12 +235,12 @@ class Inspector(Twin, ipw.VBox):
         seen, name = self.seen, self.module.value
         at, line = seen.modules.index(name), nulls(seen).get(name)
         cell = lambda q: "–" if (x := float(seen.of(q, self.source.value)[at])) != x else format(x, LABELS[q][2])
-        return box(table([name, "rows of V", "rank", "random V", *(LABELS[q][1] for q in QUANTITIES)], [[f"step {seen.step}, {self.source.value}", len(seen.coef.get(name, ())), len(seen.before[name]), f"{line:.0%}" if line else "–", *map(cell, QUANTITIES)]]))
+        facts = [f"{len(seen.coef.get(name, ()))} directions of {len(seen.before[name])}", *([f"random V {line:.1%}"] if line else []), *(f"{LABELS[q][1]} {cell(q)}" for q in QUANTITIES)]
+        return box(f"<p><strong>{escape(name)}</strong>, step {seen.step}, gradient of {escape(self.source.value)}: " + " · ".join(f'<span style="white-space:nowrap">{escape(f)}</span>' for f in facts) + "</p>")
 
-    def _clicked(self, trace, points, state):
-        if not points.point_inds: return
-        row, column = points.ys[0], int(points.xs[0])
-        found = [name for name, place in grid(self.seen.modules).items() if place == (row, column)]
+    def _clicked(self, change):
+        place = change.new["y"], int(change.new["x"])
+        found = [name for name, at in grid(self.seen.modules).items() if at == place]
         if found: self.module.value = found[0]
 
     def _changed(self, change):
@@ -271,8 +250,8 @@ class Inspector(Twin, ipw.VBox):
             kept = self.source.value
             with self.source.hold_trait_notifications(): self.source.options, self.source.value = self.seen.sources, kept if kept in self.seen.sources else "all"
         self.source.disabled = self.quantity.value.startswith("delta")
-        redraw(self._map, self.map())
-        if change.owner in (self.arm, self.step, self.module): redraw(self._inside, self.inside())
+        self._map.show(self.map())
+        if change.owner in (self.arm, self.step, self.module): self._inside.show(self.inside())
         self._facts.value = self._say()
 
     def picture(self) -> bytes: return static(self.map())
@@ -280,6 +259,5 @@ class Inspector(Twin, ipw.VBox):
 
     def close(self):
         "Close the widget and all in it."
-        self._map.data[0]._click_callbacks.clear()
         close_all(self)
         self._arms = {}
