@@ -28,7 +28,7 @@ try:
     from pygments.lexers import get_lexer_by_name
 except ImportError as e: raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../nbs/15_frame.ipynb #91228325
+# %% ../nbs/15_frame.ipynb #c11924c4
 _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
     "ink": ("--jp-content-font-color1", "--vscode-foreground", "#1f2328", "#e6edf3"),
     "faint": ("--jp-content-font-color2", "--vscode-descriptionForeground", "#59636e", "#9198a1"),
@@ -45,7 +45,7 @@ _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
 }
 
 _RULES = """
-.pgrpo{color:var(--pg-ink);line-height:1.45;font-size:13px;overflow-wrap:anywhere}
+.pgrpo{color:var(--pg-ink);line-height:1.45;font-size:13px;overflow-wrap:anywhere;box-sizing:border-box;padding-right:6px}
 .pgrpo p{margin:.3em 0;max-width:78em}
 .pgrpo .pg-faint{color:var(--pg-faint)}
 .pgrpo .pg-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19em),1fr));gap:8px;margin:6px 0}
@@ -67,8 +67,6 @@ _RULES = """
 .pgrpo .pg-nf,.pgrpo .pg-nc{color:var(--pg-defined)}
 .pgrpo-row{flex-flow:row wrap!important;gap:2px 10px;overflow:visible!important}
 .pgrpo-row>*{max-width:100%}
-.pgrpo-frame{overflow:visible!important;width:100%}
-.pgrpo-frame .widget-html-content{line-height:1.45}
 """
 
 def style() -> str:
@@ -135,7 +133,7 @@ def tinted(
 
 def box(*parts: str) -> str: return f'<div class="pgrpo">{"".join(parts)}</div>'
 
-# %% ../nbs/15_frame.ipynb #4a553d85
+# %% ../nbs/15_frame.ipynb #43393ae1
 class Twin:
     "Mixed into a widget: `picture` gives its PNG and `describe` its sentence"
     def picture(self) -> bytes: raise NotImplementedError
@@ -174,7 +172,9 @@ def live(
     "A figure as wide as its place; a copy is taken"
     spec = json.loads(pio.to_json(fig, validate=False))
     spec["layout"] |= dict(autosize=True, width=None)
-    spec["layout"]["template"]["layout"] |= dict(width=None, title=dict(x=0.01, xanchor="left", font=dict(size=14)))
+    template = spec["layout"]["template"]["layout"]
+    template |= dict(width=None, title=dict(x=0.01, xanchor="left", font=dict(size=14)))
+    for axis in ("xaxis", "yaxis"): template[axis]["title"] |= dict(font=dict(size=12))
     return ({"output_type": "display_data", "metadata": {}, "data": {"application/vnd.plotly.v1+json": {**spec, "config": dict(displayModeBar=False, responsive=True)}, "text/plain": alt}},)
 
 # %% ../nbs/15_frame.ipynb #1fbe295a

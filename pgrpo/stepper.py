@@ -17,7 +17,7 @@ from .problems import CORE_MODES
 from .projection import GATES
 from .trace import PHASES, Settings, Trace
 
-# %% ../nbs/16_stepper.ipynb #6f5699d8
+# %% ../nbs/16_stepper.ipynb #2440c45f
 def controls(
     trace: Trace,
     settings: Settings,
@@ -30,14 +30,14 @@ def controls(
         "mode": ipw.Dropdown(options=[("each its own", None), *((m, m) for m in CORE_MODES)], description="mode", **look("180px")),
         "group_size": ipw.IntText(description="group size", **look("130px")),
         "seed": ipw.IntText(description="seed", **look("110px")),
-        "arm": ipw.ToggleButtons(options=ARMS, description="arm", style=dict(description_width="initial", button_width="58px")),
+        "arm": ipw.ToggleButtons(options=ARMS, description="arm", layout=dict(width="260px"), style=dict(description_width="30px", button_width="58px")),
         "gate": ipw.Dropdown(options=GATES, description="gate", **look("160px")),
         "overshoot": ipw.FloatSlider(min=0.0, max=2.0, step=0.1, readout_format=".1f", continuous_update=False, description="overshoot", **look("260px")),
     }
     for name, widget in values.items(): widget.value = getattr(settings, name)
     return values
 
-# %% ../nbs/16_stepper.ipynb #6a64a806
+# %% ../nbs/16_stepper.ipynb #e819a80c
 class Stepper(Twin, ipw.VBox):
     "One update, phase by phase. `trace` has the data, `settings` and `phase` say what is shown, `close()` frees everything"
     def __init__(
@@ -51,12 +51,12 @@ class Stepper(Twin, ipw.VBox):
         if "seed" not in settings: self.settings = self.trace.eventful(self.settings)
         self._views, self._quiet, self.work = OrderedDict(), False, Work()
         self.controls = controls(self.trace, self.settings)
-        self.phases = ipw.ToggleButtons(options=[(f"{i + 1} {p}", p) for i, p in enumerate(PHASES)], value=phase, style=dict(button_width="104px"))
-        self.buttons = [ipw.Button(description=d, tooltip=t, layout=dict(width="74px")) for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))]
+        self.phases = ipw.ToggleButtons(options=[(f"{i + 1} {p}", p) for i, p in enumerate(PHASES)], value=phase, style=dict(button_width="86px"))
+        self.buttons = [ipw.Button(description=d, tooltip=t, layout=dict(width="66px")) for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))]
         self.groups = ipw.ToggleButtons(description="rollouts of", style=dict(description_width="initial", button_width="130px"))
         self.words, self.cards = ipw.HTML(), ipw.HTML()
         self.words.layout.width = self.cards.layout.width = "100%"
-        self.plots = [ipw.Output(layout=dict(flex="1 1 100%", width="100%", min_width="0", display="none", overflow="hidden")) for _ in range(4)]
+        self.plots = [ipw.Output(layout=dict(flex="1 1 440px", min_width="0", display="none", overflow="hidden")) for _ in range(4)]
         row = lambda *children: ipw.Box(children, layout=dict(flex_flow="row wrap", align_items="center", width="100%", overflow="visible"))
         enter = list(self.controls.values())
         super().__init__([ipw.HTML(style(), layout=dict(display="none")), row(*enter[:4]), row(*enter[4:]), row(self.buttons[0], self.phases, self.buttons[1]),
@@ -131,8 +131,8 @@ class Stepper(Twin, ipw.VBox):
         self._agree([(name, i) for i, name in enumerate(names)])
         with self.hold_sync(): self.words.value, self.cards.value = box(words), box(text)
         for out, plot in zip(self.plots, [*plots, *[()] * len(self.plots)]):
+            out.layout.display = "block" if plot else "none"  # first, so that a figure finds its width
             if out.outputs != plot: out.outputs = plot
-            out.layout.display = "block" if plot else "none"
         self.groups.layout.display = "flex" if text and len(names) > 1 else "none"
 
     def _agree(self, names=None):
