@@ -3,19 +3,19 @@
 # %% auto #0
 __all__ = ['MEANS', 'TokenScores', 'token_scores', 'reach', 'shade', 'token_html', 'token_picture', 'TokenView']
 
-# %% ../nbs/17_tokens.ipynb #e71bdbdd
+# %% ../nbs/17_tokens.ipynb #ce90b758
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ipywidgets as ipw
 import torch
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
-from .frame import Twin, box, card, cards, close_all, escape, style, tinted
+from .frame import Twin, box, card, cards, close_all, escape, ipw, palette, style, tinted
 from .grpo import Rollouts
 from .plots import INK, color
 from .trace import Backward, Compared
@@ -67,7 +67,7 @@ def token_html(t: TokenScores, reach: float) -> str:
     scores = t.scores.tolist()
     return tinted(t.pieces, [shade(s, reach) for s in scores], [hint(p, s, i) for i, (p, s) in enumerate(zip(t.pieces, scores))])
 
-# %% ../nbs/17_tokens.ipynb #64dd520d
+# %% ../nbs/17_tokens.ipynb #09c3bc50
 def token_picture(
     every: Sequence[TokenScores],
     width: int = 92,         # letters a line
@@ -98,8 +98,8 @@ def token_picture(
             colour, much = shade(s, end)
             axes.add_patch(Rectangle((x, y - dy / 2), n * dx, dy, facecolor=colour, alpha=0.7 * much, linewidth=0))
         letter(dx, dy, f"along V, each position:  −{end:.1e}")
-        for i in range(20): ground((38 + i) * dx, dy, end * (i - 9.5) / 9.5)
-        letter(59 * dx, dy, f"+{end:.1e}")
+        for i in range(20): ground((34 + i) * dx, dy, end * (i - 9.5) / 9.5)
+        letter(55 * dx, dy, f"+{end:.1e}")
         for i, row in enumerate(rows):
             for j, (title, cells, _) in enumerate(row):
                 x, y = (1 + j * (wide + 3)) * dx, (2.6 + sum(tall[:i])) * dy
@@ -108,10 +108,10 @@ def token_picture(
                     ground(x + at * dx, y + line * dy, s)
                     if text.strip(): letter(x + at * dx, y + line * dy, text)
         out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=108, transparent=True, metadata={"Software": None})
-    return out.getvalue()
+        figure.savefig(out, format="png", dpi=108, transparent=True)
+    return palette(Image.open(out))
 
-# %% ../nbs/17_tokens.ipynb #55d7dd26
+# %% ../nbs/17_tokens.ipynb #137770b7
 class TokenView(Twin, ipw.VBox):
     "The rollouts that have a gradient, prompt by prompt, coloured by how far each position's gradient lies along V"
     def __init__(
@@ -126,10 +126,10 @@ class TokenView(Twin, ipw.VBox):
         names = {int(g) + 1: p.mode for g, p in zip(rollouts.group, rollouts.problems)}
         groups = list(dict.fromkeys(int(t.title.split(".")[0]) for t in self.every))
         first = next((int(title.split(".")[0]) for title, k in self._kinds.items() if k == "hack"), groups[0])
-        self.groups = ipw.ToggleButtons(options=[(f"{g} {names[g]}", g) for g in groups], value=first, description="rollouts of", style=dict(description_width="initial", button_width="130px"))
+        self.groups = ipw.ToggleButtons(options=[(f"{g} {names[g]}", g) for g in groups], value=first, style=dict(button_width="auto"), layout=dict(width="auto"))
         self.words, self.text = ipw.HTML(box(f"<p>{escape(MEANS)}</p>"), layout=dict(width="100%")), ipw.HTML(layout=dict(width="100%"))
-        super().__init__([ipw.HTML(style(), layout=dict(display="none")), self.groups, self.words, self.text], layout=dict(width="100%"))
-        self.add_class("pgrpo-tokens")
+        super().__init__([ipw.HTML(style(), layout=dict(display="none")), ipw.HBox([ipw.Label("rollouts of"), self.groups]), self.words, self.text], layout=dict(width="100%"))
+        self.add_class("pgrpo-widget").add_class("pgrpo-tokens")
         self.groups.observe(self._turned, "value")
         self._turned()
 

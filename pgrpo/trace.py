@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
-           'Likelihoods', 'Effect', 'norms', 'restored', 'example_pair', 'drawn_problems', 'Trace']
+           'Likelihoods', 'Effect', 'norms', 'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../nbs/15a_trace.ipynb #f5b84382
+# %% ../nbs/15a_trace.ipynb #31823a64
 import contextlib
 import copy
 import io
@@ -12,12 +12,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import count
 
 import torch
 
 from .adapter import Adapter, wrap
 from .config import PRESETS, Config
-from .frame import ticking
 from .generator import draw, make_pair
 from .grader import example_clean, example_hack
 from .grpo import (Gradients, Step, advantages, backward, completion_logprobs, completion_window, generate, grade_rollouts,
@@ -133,6 +133,21 @@ class Effect:
 def norms(vectors: Mapping) -> dict:  # module name → float
     "The length of each module's vector"
     return {name: float(v.norm()) for name, v in vectors.items()}
+
+# %% ../nbs/15a_trace.ipynb #d061442c
+@contextlib.contextmanager
+def ticking(
+    model,              # a `torch.nn.Module`
+    tick: Callable,     # tick(share, text), share from 0 to 1
+    text: str,
+    forwards: int,      # how many there will be, about
+    within: tuple = (0.0, 1.0),  # the part of the bar that they fill
+):
+    "Context in which every forward of the model ticks: a token is sampled by one forward, so sampling can be watched and stopped"
+    done, (low, high) = count(), within
+    handle = model.register_forward_pre_hook(lambda *_: tick(low + (high - low) * min(next(done) / max(forwards, 1), 1.0), text))
+    try: yield
+    finally: handle.remove()
 
 # %% ../nbs/15a_trace.ipynb #0d0fb8d8
 @contextlib.contextmanager
