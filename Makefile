@@ -27,8 +27,8 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-lab: $(READY)    ## JupyterLab on the step by step notebook
-	$(BIN)/jupyter lab nbs/09_grpo.ipynb
+lab: $(READY)    ## JupyterLab on one update, step by step
+	$(BIN)/jupyter lab nbs/22_step_through.ipynb
 
 notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
 	$(BIN)/python tools/run_notebooks.py

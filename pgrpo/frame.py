@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['style', 'escape', 'badge', 'code', 'card', 'cards', 'table', 'tinted', 'box', 'Twin', 'sheet', 'palette', 'live',
-           'close_all', 'Stopped', 'sentence', 'Work']
+           'alive', 'close_all', 'Stopped', 'sentence', 'Work']
 
 # %% ../nbs/15_frame.ipynb #8e560403
 import base64
@@ -182,7 +182,12 @@ def live(
     for axis in ("xaxis", "yaxis"): template[axis]["title"] |= dict(font=dict(size=12))
     return ({"output_type": "display_data", "metadata": {}, "data": {"application/vnd.plotly.v1+json": {**spec, "config": dict(displayModeBar=False)}, "text/plain": alt}},)
 
-# %% ../nbs/15_frame.ipynb #1fbe295a
+# %% ../nbs/15_frame.ipynb #935534d5
+def alive() -> set[str]:
+    "The ids of all widgets that are open in this process"
+    return set(ipw.widgets.widget._instances)
+
+
 def close_all(widget: ipw.Widget) -> None:
     "Close a widget and every widget that it holds, layouts and styles included"
     held = [v for name in widget.keys for v in (lambda v: v if isinstance(v, (tuple, list)) else (v,))(getattr(widget, name)) if isinstance(v, ipw.Widget)]

@@ -38,7 +38,7 @@ def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
     fig = go.Figure([go.Bar(x=names, y=count(k), name=k, marker_color=tone(k), width=0.5) for k in KINDS])
     return fig.update_layout(barmode="stack", title_text="What the grader found", xaxis_title="prompt", yaxis_title="rollouts", height=280, showlegend=True)
 
-# %% ../nbs/15b_phases.ipynb #725d6cd4
+# %% ../nbs/15b_phases.ipynb #efaf40f4
 def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared) -> go.Figure:
     "Each reward against its group's mean"
     fig, B = go.Figure(), len(rollouts)
@@ -51,7 +51,7 @@ def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Comp
     at = [v for g in rollouts.group.unique().tolist() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()] for v in ((rows[0] - 0.5, means[rows[0]]), (rows[-1] + 0.5, means[rows[0]]), (None, None))]
     fig.add_scatter(x=[x for x, _ in at], y=[y for _, y in at], mode="lines", name="mean of the group", line=dict(color=INK, width=1.5, dash="dot"), hoverinfo="skip")
     middles = [sum(rows) / len(rows) for g in rollouts.group.unique() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()]]
-    fig.update_xaxes(tickvals=middles, ticktext=prompt_names(rollouts), showgrid=False, zeroline=False)
+    fig.update_xaxes(tickvals=middles, ticktext=prompt_names(rollouts), tickfont_size=10, showgrid=False, zeroline=False)
     fig.update_yaxes(range=[0, 1.06 * float(compared.rewards.max().clamp(min=0.1))])
     return fig.update_layout(title_text="Each reward against the mean of its group", xaxis_title="rollouts, by prompt", yaxis_title="reward", barmode="overlay", height=300, showlegend=True)
 

@@ -68,7 +68,7 @@ class Lab:
         client.start_channels()
         try:
             printed = []
-            reply = client.execute_interactive(code, timeout=60, output_hook=lambda m: printed.append(m["content"].get("text", "")))
+            reply = client.execute_interactive(code, timeout=60, output_hook=lambda m: printed.append(m["content"]["text"] if m["content"].get("name") == "stdout" else ""))
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(printed).strip()
         finally: client.stop_channels()

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(p.stem for p in (ROOT / "pgrpo").glob("*.py") if p.stem not in ("__init__", "_modidx"))
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
+WIDGETS = {"frame", "phases", "stepper", "tokens", "figure", "inspector", "explorer", "live", "widgets"}  # they need the extra "notebook"
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
 REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
 
@@ -23,7 +24,7 @@ def imports(path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_plain_install_has_what_a_module_imports(module):
-    optional = {"IPython", "ipywidgets", "anywidget"} if module in ("plots", "widgets") else set()
+    optional = {"IPython"} if module == "plots" else {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"} if module in WIDGETS else set()
     foreign = set(imports(ROOT / "pgrpo" / f"{module}.py")) - set(sys.stdlib_module_names) - {"pgrpo"} - optional
     assert {f.lower() for f in foreign} <= REQUIRED
 

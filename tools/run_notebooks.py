@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def tidy(notebook):
-    "Merge split streams, drop what a reader stumbles over (progress bars, kernel chatter), name cells after their content."
+    "Merge split streams, drop what a reader stumbles over (progress bars, kernel chatter, widgets whose kernel is gone and that have a picture), name cells after their content."
     ids = set()
     for cell in notebook.cells:
         name = hashlib.sha1(cell.source.encode()).hexdigest()[:8]
@@ -28,6 +28,7 @@ def tidy(notebook):
             if out.output_type == "stream" and out.name == "stderr": continue
             if out.output_type == "stream" and outputs and outputs[-1].output_type == "stream": outputs[-1].text += out.text; continue
             if "execution_count" in out: out.execution_count = None
+            if "image/png" in out.get("data", {}): out.data.pop("application/vnd.jupyter.widget-view+json", None)
             outputs.append(out)
         cell.outputs = outputs
     notebook.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}

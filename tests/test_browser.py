@@ -1,0 +1,131 @@
+"The stepper and the token view in a real JupyterLab, in a real browser, with no network but this machine."
+import re
+
+import pytest
+from browser import needs_browser, served, wait
+
+pytestmark = needs_browser
+PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    home = tmp_path_factory.mktemp("lab")
+    with served(home / "notebooks", ["22_step_through.ipynb"], home) as page:
+        page.open("22_step_through.ipynb")
+        page.run_all()
+        page.one(".pgrpo-stepper")
+        yield page
+
+
+def press(page, text, inside=".pgrpo-stepper"):
+    button = wait(f"a button {text!r}", lambda: next((b for b in page.all(f"{inside} button") if text in b.text), None))
+    page.js("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", button)
+
+
+def kernel(page, code): return page.lab.ask(f"print({code})")
+
+
+def words(page): return page.text(".pgrpo-stepper .pgrpo p")
+
+
+def turn(page, label, value):
+    "Type into, or choose in, the control with a label"
+    page.js("""const box = [...document.querySelectorAll('.pgrpo-stepper .jupyter-widgets')].find(e => e.querySelector(':scope > label')?.innerText == arguments[0]);
+               const field = box.querySelector('input, select');
+               if (field.tagName == 'SELECT') field.selectedIndex = [...field.options].findIndex(o => o.text == arguments[1]); else field.value = arguments[1];
+               for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}));""", label, value)
+
+
+def test_all_phases_forward_and_back(page):
+    press(page, "1 generate")
+    wait("the first phase", lambda: "sampled together" in words(page))
+    for there, by in ((PHASES[1:], "next"), (PHASES[-2::-1], "back")):
+        for phase in there:
+            press(page, by)
+            said = wait(phase, lambda: kernel(page, "stepper.phase") == phase and kernel(page, "says(stepper.phase, stepper._made(stepper.settings, stepper.phase, None), stepper.settings)"))
+            wait(f"the sentence of {phase}", lambda: said in words(page))
+            n = int(kernel(page, "len(stepper.figures())"))
+            wait(f"{n} figures of {phase}", lambda: sum(e.is_displayed() and e.size["height"] > 100 for e in page.all(".pgrpo-stepper .js-plotly-plot .main-svg")) >= n)
+            assert len(page.all(".pgrpo-stepper article")) == (0 if phase == "project" else 8)
+    assert kernel(page, "stepper.phase") == "generate"
+    assert page.errors() == []
+
+
+def test_numbers_on_the_page_are_those_of_the_kernel(page):
+    press(page, "2 grade")
+    wait("grades", lambda: "hacked" in words(page))
+    solved, hacked = map(int, re.search(r"(\d+) solved, (\d+) hacked", words(page)).groups())
+    assert kernel(page, "sum(g.gt_correct for g in stepper.made()), sum(g.exploited for g in stepper.made())") == f"{solved} {hacked}"
+    press(page, "5 project")
+    wait("cin", lambda: "cin over all modules" in words(page))
+    cin, null = re.search(r"is ([\d.]+) before.* would have ([\d.]+)\.", words(page)).groups()
+    code = """
+g, up, whole, random = stepper.trace("backward", stepper.settings).gradients.total(), 0, 0, 0
+for name, v in stepper.trace.V.items():
+    n = float(g[name].square().sum())
+    up, whole, random = up + float((v @ g[name]).clamp(min=0).square().sum()), whole + n, random + n * len(v) / (2 * v.shape[1])
+print(f"{(up / whole) ** 0.5:.3f} {(random / whole) ** 0.5:.3f}")"""
+    assert page.lab.ask(code) == f"{cin} {null}"
+
+
+def test_a_control_reruns_what_depends_on_it(page):
+    press(page, "6 step")
+    wait("the step", lambda: "One step of Adam" in words(page))
+    before, same = words(page), kernel(page, "id(stepper.made('backward'))")
+    press(page, "route")
+    wait("the arm in the kernel", lambda: kernel(page, "stepper.settings.arm, stepper.work.busy") == "route False")
+    wait("the arm on the page", lambda: "as deployed" in words(page))
+    slider = page.one(".pgrpo-stepper .noUi-handle")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", slider)
+    from selenium.webdriver.common.keys import Keys
+    slider.send_keys(Keys.ARROW_RIGHT)
+    wait("the slider in the kernel", lambda: kernel(page, "round(stepper.settings.overshoot, 3), stepper.work.busy") == "1.1 False")
+    wait("another step", lambda: words(page) != before)
+    assert kernel(page, "id(stepper.made('backward'))") == same
+    seed = int(kernel(page, "stepper.settings.seed"))
+    turn(page, "seed", str(seed + 1))
+    wait("the seed in the kernel", lambda: kernel(page, "stepper.settings.seed, stepper.work.busy") == f"{seed + 1} False")
+    assert kernel(page, "id(stepper.made('backward'))") != same
+    turn(page, "seed", str(seed))
+    press(page, "erase")
+    wait("the settings from before", lambda: kernel(page, "stepper.settings.seed, stepper.settings.arm, stepper.work.busy") == f"{seed} erase False")
+    assert page.errors() == []
+
+
+def test_what_cannot_be_is_said_in_a_sentence(page):
+    turn(page, "group size", "1")
+    wait("the sentence", lambda: "a rollout needs siblings" in page.text(".pgrpo-stepper [role=alert]"))
+    assert kernel(page, "stepper.settings.group_size, stepper.controls['group_size'].value") == "8 8"
+
+
+def test_long_work_can_be_stopped(page):
+    before = kernel(page, "stepper.settings")
+    turn(page, "group size", "256")
+    wait("work", lambda: kernel(page, "stepper.work.busy") == "True")
+    press(page, "Stop")
+    wait("the work to stop", lambda: kernel(page, "stepper.work.busy") == "False")
+    wait("the sentence", lambda: "Stopped" in page.text(".pgrpo-stepper [role=status]"))
+    assert kernel(page, "stepper.settings") == before
+    assert page.lab.ask("import threading; print([t.name for t in threading.enumerate() if t.name == 'pgrpo work'])") == "[]"
+
+
+def test_tokens_are_painted_as_the_kernel_says(page):
+    wait("the token view", lambda: page.all(".pgrpo-tokens article"))
+    hints = page.js("return [...document.querySelector('.pgrpo-tokens article').querySelectorAll('.pg-tokens span')].map(e => e.title)")
+    shown = [re.search(r"position (\d+): (\S+) along V", h).groups() for h in hints]
+    code = """
+b = stepper.trace("backward", stepper.settings)
+t, r = view.shown()[0], stepper.trace("generate", stepper.settings)
+row = [x.title for x in view.every].index(t.title)
+first = int(r.encoded.completion_mask[b.gradients.rows[row]].int().argmax()) - 1
+print(" ".join(f"{float(s):+.2e}" for s in b.token_scores[row, first:][:len(t.pieces)]))"""
+    assert page.lab.ask(code).split() == [score for _, score in shown] and [int(i) for i, _ in shown] == list(range(len(shown)))
+    assert page.errors() == []
+
+
+def test_closed_it_is_gone(page):
+    page.lab.ask("stepper.close(); view.close()")
+    wait("the page to forget it", lambda: not page.all(".pgrpo-stepper") and not page.all(".pgrpo-tokens"))
+    assert page.lab.ask("from pgrpo.frame import alive; print(len(alive()))") == "0"
+    assert page.errors() == []
