@@ -16,7 +16,7 @@ from .grader import extract_code
 from .plots import color, static
 from .train import RunFolder
 
-# %% ../nbs/18a_explorer.ipynb #f736ea17
+# %% ../nbs/18a_explorer.ipynb #77674e4e
 KINDS = ("solve", "other", "hack")  # from the bottom of a stack to its top
 
 
@@ -27,12 +27,12 @@ def kind(line: Mapping) -> str:
 
 def choose(
     lines: Sequence[Mapping],  # of `RunFolder.rollouts` or `.probes`
-    mode: str | None = None,   # None: any
-    what: str | None = None,   # hack, solve, other, or attempted; None: any
+    mode: str = "any",
+    what: str = "any",         # or hack, solve, other, attempted
     steps: tuple[int, int] | None = None,  # first and last; None: all
 ) -> list[Mapping]:
     "The lines that pass all filters, in their order."
-    return [l for l in lines if mode in (None, l["mode"]) and (what is None or (l["attempted"] if what == "attempted" else kind(l) == what)) and (steps is None or steps[0] <= l["step"] <= steps[1])]
+    return [l for l in lines if mode in ("any", l["mode"]) and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what)) and (steps is None or steps[0] <= l["step"] <= steps[1])]
 
 # %% ../nbs/18a_explorer.ipynb #8c936454
 def shares(lines: Sequence[Mapping], columns: int = 24) -> list[dict]:
@@ -84,7 +84,7 @@ def rollout_cards(lines: Sequence[Mapping], limit: int = 12) -> str:
     more = f'<p class="pg-faint">{len(lines)} in all; narrow the filter to see the others.</p>' if len(lines) > limit else ""
     return box(cards(shown), more) if shown else box('<p class="pg-faint">No logged rollout passes this filter.</p>')
 
-# %% ../nbs/18a_explorer.ipynb #b32eaade
+# %% ../nbs/18a_explorer.ipynb #cf562403
 def prompt_history(
     probes: Sequence[Mapping],  # of `RunFolder.probes`
     problem: str,               # an id; KeyError if it was never asked
@@ -98,17 +98,17 @@ def prompt_history(
 
 def history_html(answers: Sequence[Mapping], which: int = 0) -> str:  # which of the answers that each step has
     "How one of the answers to a prompt changed, as HTML."
-    steps, out, last = list(dict.fromkeys(l["step"] for l in answers)), [], None
+    steps, out, last = list(dict.fromkeys(l["step"] for l in answers)), [], None  # last: the last one that was new
     at = lambda step: "before training" if step < 0 else f"after step {step}"
     for step in steps:
         line = [l for l in answers if l["step"] == step][which]
         same = last is not None and last["completion"] == line["completion"]
         out.append(rollout_card(line, at(step), f"as {at(last['step'])}" if same else ""))
-        last = line
+        if not same: last = line
     asked = f'<p class="pg-faint">the prompt, mode {escape(answers[0]["mode"])}</p><pre class="pg-code">{escape(answers[0]["prompt"])}</pre>'
     return box(asked, cards(out))
 
-# %% ../nbs/18a_explorer.ipynb #a7d5ff25
+# %% ../nbs/18a_explorer.ipynb #2c1be0b0
 class Explorer(Twin, ipw.VBox):
     "The texts of finished runs: logged rollouts by mode and kind, or one prompt over training."
     def __init__(
@@ -124,8 +124,8 @@ class Explorer(Twin, ipw.VBox):
         steps = sorted({l["step"] for l in rollouts})
         self.arm = ipw.Dropdown(options=list(self._lines), **fit("arm"))
         self.view = ipw.Dropdown(options=[("logged rollouts", "rollouts"), *([("one prompt over training", "prompt")] if all(p for _, p in self._lines.values()) else [])], **fit("show"))
-        self.mode = ipw.Dropdown(options=[("any", None), *((m, m) for m in dict.fromkeys(l["mode"] for l in rollouts))], **fit("mode"))
-        self.what = ipw.Dropdown(options=[("any", None), *((k, k) for k in ("hack", "solve", "other", "attempted"))], **fit("kind"))
+        self.mode = ipw.Dropdown(options=["any", *dict.fromkeys(l["mode"] for l in rollouts)], **fit("mode"))
+        self.what = ipw.Dropdown(options=["any", "hack", "solve", "other", "attempted"], **fit("kind"))
         self.steps = ipw.IntRangeSlider(value=(max(steps[0], steps[-1] - 4), steps[-1]), min=steps[0], max=steps[-1], description="steps", continuous_update=False, layout=dict(width="300px"), style=dict(description_width="initial"))
         self.problem = ipw.Dropdown(options=[(l["mode"], l["problem"]) for l in {l["problem"]: l for l in probes}.values()], **fit("prompt of mode"))
         self.answer = ipw.Dropdown(options=[(str(i + 1), i) for i in range(4)], **fit("answer"))
@@ -153,7 +153,7 @@ class Explorer(Twin, ipw.VBox):
     def figure(self) -> go.Figure:
         "Shares over training: of all logged rollouts of the chosen mode, or of the answers to the chosen prompt."
         if self.view.value == "prompt": return shares_figure(self.chosen(), f"{self.arm.value}: answers to one prompt of {self.chosen()[0]['mode']}", before=True)
-        return shares_figure(choose(self._lines[self.arm.value][0], self.mode.value), f"{self.arm.value}: what the logged rollouts{f' of {self.mode.value}' if self.mode.value else ''} were")
+        return shares_figure(choose(self._lines[self.arm.value][0], self.mode.value), f"{self.arm.value}: what the logged rollouts{f' of {self.mode.value}' if self.mode.value != 'any' else ''} were")
 
     def html(self) -> str:
         "The texts, as the controls have them."

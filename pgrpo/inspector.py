@@ -4,13 +4,14 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../nbs/18_inspector.ipynb #947b2550
+# %% ../nbs/18_inspector.ipynb #8038c521
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
@@ -139,7 +140,25 @@ def module_map(
     fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=900, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
     return fig
 
-# %% ../nbs/18_inspector.ipynb #2c22e196
+# %% ../nbs/18_inspector.ipynb #455389c6
+_TITLES = ("coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W", "g before and after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖")
+
+
+@lru_cache(1)
+def _panels() -> dict:
+    "The layout of the six panels, which is the slow part of making them."
+    fig = make_subplots(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
+    for (row, col), x, y, form in (((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"), ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
+                                   ((3, 1), "share of ‖d‖", "", None), ((3, 2), "rollout of the batch", "in units of g", ".1e")):
+        fig.update_xaxes(title_text=x, automargin=False, row=row, col=col)
+        fig.update_yaxes(title_text=y, automargin=False, tickformat=form, row=row, col=col)
+    fig.update_xaxes(dtick=1, row=1)
+    fig.update_yaxes(range=[0, 1.02], row=2, col=1)
+    fig.update_xaxes(tickformat=".0%", range=[0, 1.02], row=3, col=1)
+    fig.update_layout(width=980, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07), margin=dict(l=105, r=25, t=75, b=95))
+    return fig.update_annotations(font_size=12.5).to_plotly_json()["layout"]
+
+
 def module_figure(
     seen: Magnitudes,
     name: str,          # a module; KeyError if there is none of this name
@@ -148,40 +167,34 @@ def module_figure(
     "One module at one step, in six panels."
     if name not in seen.before: raise KeyError(f"there is no module {name!r}; the first is {seen.modules[0]}")
     c, V, S = seen.coef.get(name, torch.zeros(0)), record.V.get(name), record.S.get(name, torch.zeros(0))
-    index, sigma = list(range(1, len(seen.before[name]) + 1)), record.spectra.get(name)
-    shares = record.pairs.get(name, torch.zeros(0)).tolist()
+    r, sigma, shares = len(seen.before[name]), record.spectra.get(name), record.pairs.get(name, torch.zeros(0)).tolist()
+    index, modes, none = np.arange(1, r + 1), list(record.pair_modes[:len(shares)]), np.zeros(0)
+    few = slice((r - 1) % (1 + r // 256), None, 1 + r // 256)  # of two smooth curves; the last point is among them
     hack, grey, arm = color("hack"), color("none"), color("erase" if record.arm == "none" else record.arm)
-    absent = lambda there, title: title if there else f"{title}: not known here"
-    titles = (absent(len(c), "coefficients c = V g"), absent(len(S), "singular values of the pairs"), absent(V is not None, "where V lives in the spectrum of W"), "g before and after the gate",
-              absent(shares, "each pair's hack-ward share"), absent(len(c), "what each rollout adds to ‖relu(c)‖"))
-    fig = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.13, horizontal_spacing=0.17)
-    fig.add_bar(x=list(range(1, len(c) + 1)), y=c.tolist(), marker_color=[hack if x > 0 else grey for x in c.tolist()], showlegend=False, name="c", row=1, col=1)
-    fig.add_bar(x=list(range(1, len(S) + 1)), y=S.tolist(), marker_color=grey, showlegend=False, name="S", row=1, col=2)
-    energy = [] if V is None else (V.square().sum(0) / len(V)).cumsum(0).tolist()
-    fig.add_scatter(x=index, y=[] if sigma is None else (sigma / sigma[0]).tolist(), mode="lines", name="Σ / Σ₁", line=dict(color=grey), legend="legend", row=2, col=1)
-    fig.add_scatter(x=index[:len(energy)], y=energy, mode="lines", name="energy of V up to here", line=dict(color=hack), row=2, col=1)
-    fig.add_scatter(x=[0, index[-1]], y=[0, 1], mode="lines", name="random V", line=dict(color=color("random"), dash="dot"), row=2, col=1)
-    fig.add_scatter(x=index, y=seen.before[name].tolist(), mode="lines", name="g", line=dict(color=grey), row=2, col=2)
-    fig.add_scatter(x=index, y=seen.after[name].tolist(), mode="lines", name="g'", line=dict(color=arm, dash="dash", width=1.5), row=2, col=2)
-    fig.add_scatter(y=list(record.pair_modes[:len(shares)]), x=shares, mode="markers", marker=dict(symbol="circle-open", color=hack), showlegend=False, name="pair", row=3, col=1)
-    ends = list(dict.fromkeys(record.pair_modes[:len(shares)])) if len(c) else []
-    fig.add_scatter(y=ends, x=[nulls(seen)[name]] * len(ends) if len(c) else [], mode="lines", line=dict(color=color("random"), dash="dot"), name="random V", showlegend=False, row=3, col=1)
     column = seen.rollouts[:, seen.modules.index(name)].tolist() if len(c) else []
+    line = lambda i, x, y, name, dash="solid", colour=grey, **more: dict(type="scatter", x=x, y=y, mode="lines", name=name, line=dict(color=colour, dash=dash, width=1.5), xaxis=f"x{i}", yaxis=f"y{i}", **more)
+    bars = lambda i, x, y, name, colour, **more: dict(type="bar", x=x, y=y, name=name, marker=dict(color=colour), xaxis=f"x{i}", yaxis=f"y{i}", **more)
+    ends = list(dict.fromkeys(modes)) if len(c) else []
+    data = [
+        bars("", list(range(1, len(c) + 1)), c.tolist(), "c", [hack if x > 0 else grey for x in c.tolist()], showlegend=False),
+        bars(2, list(range(1, len(S) + 1)), S.tolist(), "S", grey, showlegend=False),
+        line(3, index[few], none if sigma is None else (sigma / sigma[0]).numpy()[few], "Σ / Σ₁"),
+        line(3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V up to here", colour=hack),
+        line(3, [0, r], [0, 1], "random V", "dot", color("random")),
+        line(4, index, seen.before[name].numpy(), "g"),
+        line(4, index, seen.after[name].numpy(), "g'", colour=arm),
+        dict(type="scatter", x=shares, y=modes, mode="markers", name="pair", marker=dict(symbol="circle-open", color=hack), showlegend=False, xaxis="x5", yaxis="y5"),
+        line(5, [nulls(seen)[name]] * len(ends) if ends else [], ends, "random V", "dot", color("random"), showlegend=False)]
     for kind in ("hack", "solve", "other"):
         mine = [(a["row"], y) for a, y in zip(seen.about, column) if a["kind"] == kind]
-        fig.add_bar(x=[x for x, _ in mine], y=[y for _, y in mine], name=kind, marker_color=color("none" if kind == "other" else kind), width=0.9, offsetgroup="rollouts", row=3, col=2)
-    for (row, col), x, y, form in (((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"), ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
-                                   ((3, 1), "share of ‖d‖", "", None), ((3, 2), "rollout of the batch", "in units of g", ".1e")):
-        fig.update_xaxes(title_text=x, row=row, col=col)
-        fig.update_yaxes(title_text=y, tickformat=form, row=row, col=col)
-    fig.update_xaxes(dtick=1, row=1)
-    fig.update_yaxes(range=[0, 1.02], row=2, col=1)
-    fig.update_xaxes(tickformat=".0%", range=[0, 1.02], row=3, col=1)
-    fig.update_layout(title_text=f"{name}, step {seen.step}", width=980, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07))
-    fig.update_annotations(font_size=12.5)
-    return fig
+        data.append(bars(6, [x for x, _ in mine], [y for _, y in mine], kind, color("none" if kind == "other" else kind), width=0.9, offsetgroup="rollouts"))
+    fig = go.Figure(dict(data=data, layout=_panels()))
+    fig.layout.xaxis3.range = [-0.04 * r, 1.01 * r]  # the two zeros beside each other
+    there = (len(c), len(S), V is not None and sigma is not None, True, shares, len(c))
+    for note, title, known in zip(fig.layout.annotations, _TITLES, there): note.text = title if known else f"{title}: not known here"
+    return fig.update_layout(title_text=f"{name}, step {seen.step}")
 
-# %% ../nbs/18_inspector.ipynb #978c3bd6
+# %% ../nbs/18_inspector.ipynb #48fd1eea
 class Inspector(Twin, ipw.VBox):
     "Where an update or a run was hack-ward, module by module."
     def __init__(
@@ -250,8 +263,8 @@ class Inspector(Twin, ipw.VBox):
             kept = self.source.value
             with self.source.hold_trait_notifications(): self.source.options, self.source.value = self.seen.sources, kept if kept in self.seen.sources else "all"
         self.source.disabled = self.quantity.value.startswith("delta")
-        self._map.show(self.map())
         if change.owner in (self.arm, self.step, self.module): self._inside.show(self.inside())
+        self._map.show(self.map())
         self._facts.value = self._say()
 
     def picture(self) -> bytes: return static(self.map())
