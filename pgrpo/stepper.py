@@ -37,7 +37,7 @@ def controls(
     for name, widget in values.items(): widget.value = ALL if getattr(settings, name) is None else getattr(settings, name)
     return values
 
-# %% ../nbs/16_stepper.ipynb #e19d41a9
+# %% ../nbs/16_stepper.ipynb #1a80aed9
 class Stepper(Twin, ipw.VBox):
     "One update, phase by phase. `trace` has the data, `settings` and `phase` say what is shown, `close()` frees everything"
     def __init__(
@@ -58,7 +58,6 @@ class Stepper(Twin, ipw.VBox):
         self.buttons = [ipw.Button(description=d, tooltip=t, layout=dict(width="66px")) for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))]
         self.groups = ipw.ToggleButtons(style=dict(button_width="auto"), layout=dict(width="auto"))
         self.words, self.cards = ipw.HTML(), ipw.HTML()
-        self.words.layout.width = self.cards.layout.width = "100%"
         self.plots = [ipw.Output(layout=dict(flex="1 1 440px", min_width="0", display="none", overflow="hidden")) for _ in range(4)]
         row = lambda *children: ipw.Box(children, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 6px", width="100%", overflow="visible"))
         enter, self.choice = list(self.controls.values()), row(ipw.Label("rollouts of"), self.groups)

@@ -111,7 +111,7 @@ def token_picture(
         figure.savefig(out, format="png", dpi=108, transparent=True)
     return palette(Image.open(out))
 
-# %% ../nbs/17_tokens.ipynb #137770b7
+# %% ../nbs/17_tokens.ipynb #68c359d9
 class TokenView(Twin, ipw.VBox):
     "The rollouts that have a gradient, prompt by prompt, coloured by how far each position's gradient lies along V"
     def __init__(
@@ -127,7 +127,7 @@ class TokenView(Twin, ipw.VBox):
         groups = list(dict.fromkeys(int(t.title.split(".")[0]) for t in self.every))
         first = next((int(title.split(".")[0]) for title, k in self._kinds.items() if k == "hack"), groups[0])
         self.groups = ipw.ToggleButtons(options=[(f"{g} {names[g]}", g) for g in groups], value=first, style=dict(button_width="auto"), layout=dict(width="auto"))
-        self.words, self.text = ipw.HTML(box(f"<p>{escape(MEANS)}</p>"), layout=dict(width="100%")), ipw.HTML(layout=dict(width="100%"))
+        self.words, self.text = ipw.HTML(box(f"<p>{escape(MEANS)}</p>")), ipw.HTML()
         super().__init__([ipw.HTML(style(), layout=dict(display="none")), ipw.HBox([ipw.Label("rollouts of"), self.groups]), self.words, self.text], layout=dict(width="100%"))
         self.add_class("pgrpo-widget").add_class("pgrpo-tokens")
         self.groups.observe(self._turned, "value")
