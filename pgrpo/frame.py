@@ -27,10 +27,11 @@ try:
     from pygments.lexers import get_lexer_by_name
 except ImportError as e: raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../nbs/15_frame.ipynb #534eb1f7
+# %% ../nbs/15_frame.ipynb #4b557792
 _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
     "ink": ("--jp-content-font-color1", "--vscode-foreground", "#1f2328", "#e6edf3"),
     "faint": ("--jp-content-font-color2", "--vscode-descriptionForeground", "#59636e", "#9198a1"),
+    "page": ("--jp-layout-color0", "--vscode-editor-background", "#ffffff", "#0d1117"),
     "paper": ("--jp-layout-color1", "--vscode-editor-background", "#ffffff", "#0d1117"),
     "soft": ("--jp-layout-color2", "--vscode-textCodeBlock-background", "#f3f5f7", "#1c232c"),
     "line": ("--jp-border-color2", "--vscode-panel-border", "#d0d7de", "#3d444d"),
@@ -44,14 +45,14 @@ _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
 }
 
 _RULES = """
-.pgrpo{color:var(--pg-ink);line-height:1.45;font-size:13px;overflow-wrap:anywhere;box-sizing:border-box;padding-right:6px}
+.pgrpo{color:var(--pg-ink);line-height:1.45;font-size:13px;overflow-wrap:anywhere;box-sizing:border-box;padding-right:6px;background:var(--pg-page)}
 .pgrpo p{margin:.3em 0;max-width:78em}
 .pgrpo .pg-faint{color:var(--pg-faint)}
 .pgrpo .pg-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19em),1fr));gap:8px;margin:6px 0}
 .pgrpo .pg-card{border:1px solid var(--pg-line);border-left:4px solid var(--pg-mark,var(--pg-line));border-radius:4px;padding:6px 9px;background:var(--pg-paper);min-width:0}
 .pgrpo .pg-head{display:flex;flex-wrap:wrap;gap:4px 8px;align-items:baseline;justify-content:space-between;margin-bottom:3px}
 .pgrpo .pg-badge{display:inline-block;border:1px solid var(--pg-mark,var(--pg-line));background:var(--pg-tint,transparent);border-radius:9px;padding:0 7px;font-size:12px;line-height:17px;white-space:nowrap;color:var(--pg-ink)}
-.pgrpo pre.pg-code{font-family:var(--pg-mono);font-size:12px;line-height:1.4;margin:3px 0 0;padding:5px 7px;background:var(--pg-soft);color:var(--pg-ink);border-radius:3px;white-space:pre-wrap;overflow-wrap:anywhere}
+.pgrpo pre.pg-code{font-family:var(--pg-mono);font-size:12px;line-height:1.4;margin:3px 0 0;padding:5px 7px;background:var(--pg-soft);color:var(--pg-ink);border-radius:3px;white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal}
 .pgrpo .pg-tokens span{border-radius:2px}
 .pgrpo mark{background:rgba(181,137,0,.28);color:inherit;border-radius:2px;padding:0 2px}
 .pgrpo table.pg-table{border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums}
@@ -66,6 +67,8 @@ _RULES = """
 .pgrpo .pg-nf,.pgrpo .pg-nc{color:var(--pg-defined)}
 .pgrpo-row{flex-flow:row wrap!important;gap:2px 10px;overflow:visible!important}
 .pgrpo-row>*{max-width:100%}
+.pgrpo-frame{overflow:visible!important;width:100%}
+.pgrpo-frame .widget-html-content{line-height:1.45}
 .pgrpo-widget .widget-toggle-button{padding:0 9px;width:auto}
 """
 

@@ -37,7 +37,7 @@ def controls(
     for name, widget in values.items(): widget.value = ALL if getattr(settings, name) is None else getattr(settings, name)
     return values
 
-# %% ../nbs/16_stepper.ipynb #1a80aed9
+# %% ../nbs/16_stepper.ipynb #4046c045
 class Stepper(Twin, ipw.VBox):
     "One update, phase by phase. `trace` has the data, `settings` and `phase` say what is shown, `close()` frees everything"
     def __init__(
@@ -106,9 +106,10 @@ class Stepper(Twin, ipw.VBox):
         except ValueError as e:
             self._agree()
             return self.work.say(sentence(e), error=True)
-        if (known := self.trace.known(phase, settings)): self.work.run(lambda tick: self._put(settings, phase, group, self._made(settings, phase, tick)))
-        else: self.work.start(lambda tick: self._made(settings, phase, tick), lambda made: self._put(settings, phase, group, made), self._agree)
-        if known: self.work.say("")
+        if not self.trace.known(phase, settings): return self.work.start(lambda tick: self._made(settings, phase, tick), lambda made: self._put(settings, phase, group, made), self._agree)
+        self.work.stop()
+        self._put(settings, phase, group, self._made(settings, phase))
+        self.work.say("")
 
     def _now(self, settings, phase):
         if phase not in PHASES: raise ValueError(f"there is no phase {phase!r}; the phases are {', '.join(PHASES)}")
@@ -116,7 +117,7 @@ class Stepper(Twin, ipw.VBox):
         self._put(settings, phase, self.group, self.work.run(lambda tick: self._made(settings, phase, tick)))
         return self
 
-    def _made(self, settings, phase, tick): return {p: self.trace(p, settings, tick) for p in PHASES[:PHASES.index(phase) + 1]}
+    def _made(self, settings, phase, tick=lambda share, text="": None): return {p: self.trace(p, settings, tick) for p in PHASES[:PHASES.index(phase) + 1]}
 
     # The picture
 
@@ -162,7 +163,7 @@ class Stepper(Twin, ipw.VBox):
 
     def describe(self) -> str:
         s = self.settings
-        return f"Stepper: one update, arm {s.arm}, {s.group_size} rollouts a prompt, seed {s.seed}, at the phase {self.phase}. " + says("grade", self._made(s, "grade", lambda *_: None), s)
+        return f"Stepper: one update, arm {s.arm}, {s.group_size} rollouts a prompt, seed {s.seed}, at the phase {self.phase}. " + says("grade", self._made(s, "grade"), s)
 
     def close(self):
         "Stop what is running, close every part, forget every result"

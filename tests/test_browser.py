@@ -43,7 +43,7 @@ def test_all_phases_forward_and_back(page):
     for there, by in ((PHASES[1:], "next"), (PHASES[-2::-1], "back")):
         for phase in there:
             press(page, by)
-            said = wait(phase, lambda: kernel(page, "stepper.phase") == phase and kernel(page, "says(stepper.phase, stepper._made(stepper.settings, stepper.phase, None), stepper.settings)"))
+            said = wait(phase, lambda: kernel(page, "stepper.phase") == phase and kernel(page, "says(stepper.phase, stepper._made(stepper.settings, stepper.phase), stepper.settings)"))
             wait(f"the sentence of {phase}", lambda: said in words(page))
             n = int(kernel(page, "len(stepper.figures())"))
             wait(f"{n} figures of {phase}", lambda: sum(e.is_displayed() and e.size["height"] > 100 for e in page.all(".pgrpo-stepper .js-plotly-plot .main-svg")) >= n)
