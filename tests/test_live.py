@@ -11,7 +11,7 @@ import sys, threading
 from pgrpo.config import preset
 from pgrpo.live import train_live
 done = train_live({"none": preset("smoke", steps=8, eval_problems=1)}, sys.argv[1])
-print(done.stopped, len(done.rows["none"]), sorted(done.summaries), [t.name for t in threading.enumerate()], "IPython" in sys.modules and bool(sys.modules["IPython"].get_ipython()))
+print(done.stopped, len(done.rows["none"]), sorted(done.summaries), [t.name for t in threading.enumerate() if t.name != "tqdm_monitor"], "IPython" in sys.modules and bool(sys.modules["IPython"].get_ipython()))
 """
 
 
