@@ -34,7 +34,7 @@ def choose(
     "The lines that pass all filters, in their order."
     return [l for l in lines if mode in ("any", l["mode"]) and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what)) and (steps is None or steps[0] <= l["step"] <= steps[1])]
 
-# %% ../nbs/18a_explorer.ipynb #8c936454
+# %% ../nbs/18a_explorer.ipynb #e73559ed
 def shares(lines: Sequence[Mapping], columns: int = 24) -> list[dict]:
     "first, last, n and the share of each kind, for runs of neighbouring steps."
     steps = sorted({l["step"] for l in lines})
@@ -57,7 +57,7 @@ def shares_figure(
     names = ["before" if p["first"] < 0 else str(p["first"]) + (f" to {p['last']}" if p["last"] > p["first"] else "") for p in parts]
     fig = go.Figure([go.Bar(x=names, y=[p[k] for p in parts], name=k, marker_color=color("none" if k == "other" else k), customdata=[[p["n"], p["first"]] for p in parts],
                             hovertemplate="step %{x}: %{y:.0%} of %{customdata[0]}<extra>" + k + "</extra>") for k in KINDS])
-    fig.update_layout(title_text=title, barmode="stack", bargap=0.08, width=900, height=340, legend=dict(traceorder="reversed"))
+    fig.update_layout(title_text=title, barmode="stack", bargap=0.08, width=760, height=340, legend=dict(traceorder="reversed"))
     fig.update_xaxes(title_text="after step" if before else "step", type="category", nticks=12, tickangle=0)
     fig.update_yaxes(title_text="share of rollouts", tickformat=".0%", range=[0, 1])
     return fig

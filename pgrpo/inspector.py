@@ -93,7 +93,7 @@ def nulls(seen: Magnitudes) -> dict[str, float]:  # module → cin of a random b
     "sqrt(k / 2r) of every module that has a basis."
     return {name: null_cin(len(c), len(seen.before[name])) for name, c in seen.coef.items()}
 
-# %% ../nbs/18_inspector.ipynb #c73947aa
+# %% ../nbs/18_inspector.ipynb #c9236b59
 LABELS = {
     "cin": ("hack-ward share of g (cin)", "cin", ".0%"),
     "cout": ("hack-ward share of g after the gate (cout)", "cout", ".0%"),
@@ -137,11 +137,11 @@ def module_map(
     fig.update_xaxes(title_text="layer", type="category", categoryarray=[str(c) for c in columns], showgrid=False, tickangle=0)
     fig.update_yaxes(autorange="reversed", type="category", categoryarray=rows, showgrid=False)
     whose = "" if quantity.startswith("delta") or source == "all" else f", {source} alone"
-    fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=900, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
+    fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=760, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
     return fig
 
-# %% ../nbs/18_inspector.ipynb #455389c6
-_TITLES = ("coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W", "g before and after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖")
+# %% ../nbs/18_inspector.ipynb #af1c75f5
+_TITLES = ("coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W", "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖")
 
 
 @lru_cache(1)
@@ -155,7 +155,7 @@ def _panels() -> dict:
     fig.update_xaxes(dtick=1, row=1)
     fig.update_yaxes(range=[0, 1.02], row=2, col=1)
     fig.update_xaxes(tickformat=".0%", range=[0, 1.02], row=3, col=1)
-    fig.update_layout(width=980, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07), margin=dict(l=105, r=25, t=75, b=95))
+    fig.update_layout(width=800, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07), margin=dict(l=105, r=25, t=75, b=95))
     return fig.update_annotations(font_size=12.5).to_plotly_json()["layout"]
 
 
@@ -179,10 +179,10 @@ def module_figure(
         bars("", list(range(1, len(c) + 1)), c.tolist(), "c", [hack if x > 0 else grey for x in c.tolist()], showlegend=False),
         bars(2, list(range(1, len(S) + 1)), S.tolist(), "S", grey, showlegend=False),
         line(3, index[few], none if sigma is None else (sigma / sigma[0]).numpy()[few], "Σ / Σ₁"),
-        line(3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V up to here", colour=hack),
+        line(3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V", colour=hack),
         line(3, [0, r], [0, 1], "random V", "dot", color("random")),
-        line(4, index, seen.before[name].numpy(), "g"),
-        line(4, index, seen.after[name].numpy(), "g'", colour=arm),
+        line(4, index, seen.before[name].numpy(), "g", showlegend=False),
+        line(4, index, seen.after[name].numpy(), "g'", colour=arm, showlegend=False),
         dict(type="scatter", x=shares, y=modes, mode="markers", name="pair", marker=dict(symbol="circle-open", color=hack), showlegend=False, xaxis="x5", yaxis="y5"),
         line(5, [nulls(seen)[name]] * len(ends) if ends else [], ends, "random V", "dot", color("random"), showlegend=False)]
     for kind in ("hack", "solve", "other"):

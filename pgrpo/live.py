@@ -23,7 +23,7 @@ from .frame import Stopped, Twin, Work, close_all, ipw, style
 from .plots import color, dash, static
 from .train import RunFolder, Trainer, save_checkpoint
 
-# %% ../nbs/18b_live.ipynb #4c52f870
+# %% ../nbs/18b_live.ipynb #6575392f
 PANELS = (("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"), ("cin", "hack-ward share of g (cin)"), ("cout_update", "hack-ward share of the step (cout_update)"))
 
 
@@ -50,7 +50,7 @@ def live_figure(
     fig.update_yaxes(tickformat=".0%", range=[0, 1.02])
     fig.update_yaxes(title_text="share of rollouts", row=1, col=1)
     fig.update_yaxes(title_text="share of the norm", row=2, col=1)
-    fig.update_layout(title_text="Training, step by step", width=900, height=560, legend=dict(orientation="h", y=-0.13), font_size=12)
+    fig.update_layout(title_text="Training, step by step", width=800, height=560, legend=dict(orientation="h", y=-0.13), font_size=12)
     return fig.update_annotations(font_size=12.5)
 
 # %% ../nbs/18b_live.ipynb #8f8172ba

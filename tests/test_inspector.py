@@ -47,7 +47,7 @@ def test_inside_of_a_module_in_double_precision(record):
     V, g = record.V[n].double(), seen.before[n].double()
     assert list(panel["x", "c"].y) == pytest.approx((V @ g).tolist(), rel=1e-3, abs=1e-3)
     assert list(panel["x4", "g'"].y) == pytest.approx((g - V.T @ (V @ g).relu()).tolist(), abs=1e-3)
-    energy = panel["x3", "energy of V up to here"]
+    energy = panel["x3", "energy of V"]
     for i in (0, 50, -1): assert energy.y[i] == pytest.approx(float(V[:, :energy.x[i]].square().sum() / 5), abs=1e-5)
     assert energy.x[-1] == 2560 and len(energy.x) > 200
     bars = {x: y for kind in ("hack", "solve", "other") for x, y in zip(panel["x6", kind].x, panel["x6", kind].y)}
@@ -59,7 +59,7 @@ def test_inside_of_a_module_in_double_precision(record):
 def test_a_module_without_a_basis_says_so(record):
     n = record.at(0).modules[-1]
     titles = [a.text for a in module_figure(record.at(0), n, record).layout.annotations]
-    assert sum("not known here" in t for t in titles) == 5 and "g before and after the gate" in titles
+    assert sum("not known here" in t for t in titles) == 5 and "g (grey), and g' after the gate" in titles
 
 
 def test_colours_end_at_the_same_value_at_every_step_and_arm(record):
