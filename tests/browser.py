@@ -26,7 +26,7 @@ SETTINGS = {
 }
 
 
-def wait(what, until, seconds=60):
+def wait(what, until, seconds=120):
     "The first true value of until(); AssertionError, naming what was waited for, after that many seconds"
     end = time.monotonic() + seconds
     while not (value := until()):

@@ -126,10 +126,10 @@ def test_live_stops_at_the_button_and_goes_on(tmp_path):
         page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         wait("two steps", lambda: "step 2 of 8" in page.text(".pgrpo-row"), 120)
         next(b for b in page.all("button.jupyter-button") if b.text == "Stop").click()
-        wait("the stop", lambda: "Stopped; the same call goes on from here." in page.text(".pgrpo-row"), 60)
+        wait("the stop", lambda: "Stopped; the same call goes on from here." in page.text(".pgrpo-row"), 120)
         assert page.lab.ask("print(w.stopped, list(w.rows), 2 <= len(w.rows['none']) < 8, w.summaries)") == "True ['none'] True {}"
         assert not (bad := fits(page)), bad
-        page.run_all()
+        page.run_all(400)
         wait("the end", lambda: "Done." in page.text(".pgrpo-row"))
         assert page.lab.ask("print(w.stopped, {a: [r['step'] for r in rows] == list(range(8)) for a, rows in w.rows.items()})") == "False {'none': True, 'erase': True}"
         assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].data[0].y.length") == 8
