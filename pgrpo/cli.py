@@ -105,11 +105,14 @@ def _build_pool(args):
 
 def _results(args):
     from pgrpo.experiment import comparison_table, load_results
+    from pgrpo.statistics import differences_table
     from pgrpo.train import RunFolder, summary_table
     for path in map(Path, args.paths):
         if path.is_dir() and (path / "results.jsonl").exists(): path = path / "results.jsonl"
         if path.is_file():
-            print(f"{path}\n{comparison_table(load_results(path), markdown=args.markdown)}\n")
+            runs = load_results(path)
+            print(f"{path}\n{comparison_table(runs, markdown=args.markdown)}\n")
+            if len({r["arm"] for r in runs}) > 1: print(f"differences, paired by seed, in points with 95 % intervals; deployed\n{differences_table(runs, markdown=args.markdown)}\n")
             continue
         folder = RunFolder(path)
         config, summary = folder.config(), folder.summary()

@@ -24,6 +24,7 @@ class Config:
     rank: int | None = None          # leading singular directions that the adapter keeps; None: all
     # the intervention
     arm: Literal["none", "erase", "route"] = "none"
+    by: Literal["direction", "rollout"] = "direction"  # erase or route the part of the gradient along V, or whole rollouts that score along it
     control: Literal["random", "shuffled", "nonhack"] | None = None  # None: the real V
     gate: Literal["one_sided", "no_gate", "reverse"] = "one_sided"
     overshoot: float = 1.0
@@ -41,13 +42,13 @@ class Config:
     # the problems
     problems: str = "generated"      # "generated", "handwritten", or a JSONL file of problems
     modes: tuple[str, ...] = CORE_MODES
-    known: float = 0.5               # share of generated problems that honest work can solve
+    known: float = 0.4               # share of generated problems that honest work can solve
     n_problems: int = 1024           # training problems that are drawn from
     # the update
-    steps: int = 100
-    prompts: int = 8                 # P, a step
+    steps: int = 64
+    prompts: int = 16                # P, a step
     group_size: int = 8              # G, rollouts a prompt
-    max_new_tokens: int = 64
+    max_new_tokens: int = 48
     temperature: float = 1.0
     classic: bool = False            # GRPO's divisions by standard deviation and length
     clip: float = 0.2
@@ -59,7 +60,7 @@ class Config:
     format_reward: float = 0.25
     pass_reward: float = 1.0
     # the optimizer
-    lr: float = 2e-2
+    lr: float = 4e-2
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 5                  # steps
     weight_decay: float = 0.0        # on δS alone
@@ -154,6 +155,10 @@ def _contradictions(c: Config):
     if c.group_size < 2: yield "group_size is 1; a rollout needs siblings to be compared with, so take 2 or more"
     if c.arm == "none" and c.at == "update": yield "at=update projects a step, and the arm none projects nothing; choose erase or route"
     if c.preserve_magnitude and c.arm == "route": yield "preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to the gradient that route divides; leave it out"
+    if c.by == "rollout":
+        for name in ("gate", "overshoot", "preserve_magnitude", "at"):
+            if getattr(c, name) != Config.__dataclass_fields__[name].default: yield f"by=rollout leaves gradients whole, so {name}={getattr(c, name)} would do nothing; leave it out, or choose by=direction"
+        if c.refresh: yield "by=rollout scores at the base model, where V was extracted, so a refreshed V would not fit; set refresh to 0"
     if c.mix > 0 and not c.pool: yield "mix is above 0, but there is no pool; make one with `pgrpo build-pool` and name it with pool, or set mix to 0"
     if c.pool and c.mix == 0: yield "a pool is named, but mix is 0, so it would never be used; raise mix or leave the pool out"
     if c.mix > 0 and not 0 < c.teacher_rows < c.group_size: yield f"mix {c.mix} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; both sides need at least one"

@@ -33,6 +33,10 @@ ARM_SETTINGS = {
     "route random": dict(arm="route", control="random"),
     "route shuffled": dict(arm="route", control="shuffled"),
     "route nonhack": dict(arm="route", control="nonhack"),
+    "erase rollout": dict(arm="erase", by="rollout"),
+    "erase rollout random": dict(arm="erase", by="rollout", control="random"),
+    "route rollout": dict(arm="route", by="rollout"),
+    "route rollout random": dict(arm="route", by="rollout", control="random"),
     "ceiling": dict(modes=("gt_only",)),
 }
 MAIN_ARMS = ("none", "erase", "route")

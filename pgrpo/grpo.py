@@ -2,13 +2,13 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'advantages', 'completion_logprobs',
-           'completion_window', 'policy_loss', 'Gradients', 'backward', 'old_logprobs', 'intervene', 'Step',
-           'make_optimizer', 'take_step', 'Update', 'learn', 'update']
+           'completion_window', 'policy_loss', 'Gradients', 'backward', 'old_logprobs', 'intervene', 'split',
+           'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
 # %% ../nbs/09_grpo.ipynb #d98d59b5
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from .adapter import Adapter
 from .grader import Grade, grade_many
 from .policy import decode, sample
 from .problems import Problem
-from .projection import ProjectedAll, project_all, total_cin
+from .projection import Projected, ProjectedAll, hack_coefficients, hack_share, project_all, total_cin
+from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
 # %% ../nbs/09_grpo.ipynb #f95574cf
@@ -78,8 +79,13 @@ def advantages(
     rewards: torch.Tensor,    # (B,)
     group: torch.Tensor,      # (B,) int64, 0 to P − 1
     classic: bool = False,    # divide by the group's standard deviation (GRPO) instead of not (Dr.GRPO)
+    flagged: torch.Tensor | None = None,  # (B,) bool: rollouts set aside; the others of a group are then compared with one another alone
 ) -> torch.Tensor:            # (B,) fp32; exactly 0 in a group without variance
     "A = R − mean of the group."
+    if flagged is not None:
+        A, rest = advantages(rewards, group, classic), ~flagged
+        if rest.any(): A[rest] = advantages(rewards[rest], group[rest].unique(return_inverse=True)[1], classic)
+        return A
     n = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones_like(rewards))
     of_group = lambda values: (torch.zeros_like(n).index_add(0, group, values) / n)[group]
     high = torch.full_like(n, -torch.inf).scatter_reduce(0, group, rewards, "amax")[group]
@@ -217,6 +223,38 @@ def intervene(
         m.delta_s_hack.grad = projected.removed[name].detach().clone() if acts and arm == "route" else None
     return projected
 
+# %% ../nbs/09_grpo.ipynb #e1f94b9e
+def split(
+    gradients: Gradients,
+    flagged: torch.Tensor,                 # (B,) bool
+    V: Mapping[str, torch.Tensor] | None,  # module name → (k, r), to measure with
+    which: torch.Tensor | None = None,     # (B,) bool: of these rollouts only; None: all
+) -> ProjectedAll | None:                  # `grads`: Σ g_b of the others, `removed`: Σ g_b of the flagged; None without V
+    "A batch's gradient as two sums over rollouts, in the shape of a projection: cin is measured on all, cout on what is kept."
+    if V is None: return None
+    which = torch.ones_like(flagged) if which is None else which
+    whole, kept, aside = (gradients.total(part) for part in (which, which & ~flagged, which & flagged))
+    measured = project_all(whole, V)
+    zero = lambda g: g.new_zeros(())
+    modules = {name: Projected(kept[name], aside[name], p.cin, hack_share(kept[name], V[name]) if name in V else zero(p.cin), p.coef) for name, p in measured.modules.items()}
+    return replace(measured, modules=modules, cout=float(total_cin(kept, V)))
+
+
+def set_aside(
+    adapter: Adapter,
+    gradients: Gradients,
+    flagged: torch.Tensor,                 # (B,) bool
+    V: Mapping[str, torch.Tensor] | None,
+    arm: str = "none",
+) -> ProjectedAll | None:
+    "Set `.grad` of both vectors: δS gets the rollouts that are not flagged, δS_hack under `route` those that are, and `none` leaves all to δS."
+    if arm not in ARMS: raise ValueError(f"unknown arm {arm!r}; choose from {', '.join(ARMS)}")
+    kept, aside = gradients.total(None if arm == "none" else ~flagged), gradients.total(flagged)
+    for name, m in adapter.items():
+        m.delta_s.grad = kept[name].detach().clone()
+        m.delta_s_hack.grad = aside[name].detach().clone() if arm == "route" else None
+    return split(gradients, flagged, V)
+
 # %% ../nbs/09_grpo.ipynb #7c3b3b31
 @dataclass(frozen=True)
 class Step:
@@ -271,6 +309,8 @@ class Update:
     gradients: Gradients           # of the first inner step
     projected: ProjectedAll | None  # of the first inner step; None without V
     step: Step | None              # of the last inner step; None where no group had variance
+    scores: torch.Tensor | None = None   # (B,) with a detector: `pgrpo.scores`
+    flagged: torch.Tensor | None = None  # (B,) bool: those at its threshold or above
 
 
 def learn(
@@ -283,6 +323,7 @@ def learn(
     inner_steps: int = 1,
     max_grad_norm: float | None = None,
     temperature: float = 1.0, micro_batch: int | None = None,
+    flagged: torch.Tensor | None = None,  # (B,) bool: act on these rollouts whole, see `set_aside`
     **loss,                        # max_new_tokens, clip, beta, classic: as in `backward`
 ) -> tuple[Gradients, ProjectedAll | None, Step | None]:
     "Backward, project, step. It is handed advantages; grades never come this far."
@@ -291,7 +332,8 @@ def learn(
     for _ in range(inner_steps):
         gradients = backward(model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss)
         if not len(gradients.rows): return gradients, None, None
-        projected = intervene(adapter, gradients.total(), V, arm, gate, overshoot, preserve_magnitude, at)
+        if flagged is None: projected = intervene(adapter, gradients.total(), V, arm, gate, overshoot, preserve_magnitude, at)
+        else: projected = set_aside(adapter, gradients, flagged, V, arm)
         first = first or (gradients, projected)
         step = take_step(adapter, optimizer, V, arm, at, gate, overshoot, preserve_magnitude, max_grad_norm)
     return *first, step
@@ -305,13 +347,18 @@ def update(
     group_size: int = 8, max_new_tokens: int = 64, temperature: float = 1.0, teacher=(),  # as in `generate`
     classic: bool = False,
     rewards: Mapping[str, float] | None = None,  # format_reward, pass_reward
-    timer: Callable[[str], AbstractContextManager] = nullcontext,  # a context for each phase: "generate", "grade", "learn"
+    timer: Callable[[str], AbstractContextManager] = nullcontext,  # a context for each phase: "generate", "grade", "score", "learn"
+    detector: Detector | None = None,  # act on whole rollouts that it flags instead of on the gradient's part along V
     **how,                         # as in `learn`
 ) -> Update:
     "One GRPO update."
     with timer("generate"): rollouts = generate(model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher)
     with timer("grade"): grades = grade_rollouts(rollouts, **(rewards or {}))
     R = reward_tensor(grades)
-    A = advantages(R, rollouts.group, classic)
-    with timer("learn"): learnt = learn(model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature, classic=classic, **how)
-    return Update(rollouts, grades, R, A, *learnt)
+    scores = flagged = None
+    if detector:
+        with timer("score"): scores = detector.scores(model, adapter, rollouts.encoded, how.get("micro_batch") or len(rollouts))
+        flagged = detector.flags(scores)
+    A = advantages(R, rollouts.group, classic, flagged if arm != "none" else None)
+    with timer("learn"): learnt = learn(model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature, classic=classic, flagged=flagged, **how)
+    return Update(rollouts, grades, R, A, *learnt, scores, flagged)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .adapter import Adapter
-from .grpo import Rollouts, Update
+from .grpo import Rollouts, Update, split
 from .projection import hack_coefficients, project_all
 from .svd import read_tensors, write_tensors
 
@@ -70,7 +70,10 @@ def measure(
     "Take an update's figures, module by module and source by source. ValueError for an update without a gradient."
     if done.projected is None: raise ValueError("this update was made without V, or no group of it had variance, so there is no projection to measure")
     parts, names = sources(done.rollouts), tuple(adapter)
-    found = [done.projected if source == "all" else project_all(done.gradients.total(which), V, gate, overshoot, preserve_magnitude) for source, which in parts.items()]
+    def project(which):
+        if done.flagged is not None: return split(done.gradients, done.flagged, V, which)
+        return project_all(done.gradients.total(which), V, gate, overshoot, preserve_magnitude)
+    found = [done.projected if source == "all" else project(which) for source, which in parts.items()]
     table = lambda figure: torch.stack([torch.stack([figure(p.modules[n]) if n in V else torch.tensor(torch.nan, device=p.modules[n].grad.device) for n in names]) for p in found]).float().cpu()
     length = lambda key: torch.stack([getattr(adapter[n], key).float().norm() for n in names])[None].cpu()
     values = dict(cin=table(lambda p: p.cin), cout=table(lambda p: p.cout), removed=table(lambda p: p.removed.float().norm()), fired=table(lambda p: (p.coef > 0).float().mean()),

@@ -24,12 +24,14 @@ from .generator import generated_problems, supervised_examples
 from .grader import Grade, grade_many
 from .problems import CORE_MODES, Problem, data_dir, encode_prompt
 
-# %% ../nbs/06_policy.ipynb #ec633fed
+# %% ../nbs/06_policy.ipynb #fa9d8977
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 _TEMPLATE = ("{% for message in messages %}{% if message['role'] == 'user' %}" + USER + "{{ message['content'] }}"
              "{% else %}" + ASSISTANT + "{{ message['content'] }}" + END + "{% endif %}{% endfor %}"
              "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}")
-_PIECES = r"\n *|\d| ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+| +"  # line break with its indentation, digit, word, operators, blanks
+_PHRASES = (r"Return the| of the| in `|`\.\nWrite `class Solution` with the method `|\(self, |\)` in a python code block\.\nIt is graded by"
+            r"|```python\nclass Solution:\n    def |\n    def |\):\n|        return| for x in|\n```")
+_PIECES = _PHRASES + r"|\n *|\d| ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+| +"  # or a line break with its indentation, a digit, a word, operators, blanks
 
 
 def train_tokenizer(
@@ -51,7 +53,7 @@ def train_tokenizer(
 
 CONTEXT = 512  # tokens that the policy can look at
 
-# %% ../nbs/06_policy.ipynb #d6dd0732
+# %% ../nbs/06_policy.ipynb #8331d031
 def policy_config(tokenizer) -> Qwen3Config:
     "Qwen3 in small: 4 layers of width 128, 4 query and 2 key-value heads, embeddings tied."
     return Qwen3Config(
@@ -85,7 +87,7 @@ def train_policy(
     "A policy from scratch. The same seed gives the same policy on the same machine and number of threads."
     rng = random.Random(seed)
     examples = supervised_examples(rng)
-    tokenizer = train_tokenizer([encode_prompt(prompt) + completion for _, (prompt, completion) in zip(range(4000), examples)])
+    tokenizer = train_tokenizer([text for _, example in zip(range(4000), examples) for text in example])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(policy_config(tokenizer))

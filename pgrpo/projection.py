@@ -4,13 +4,13 @@
 __all__ = ['GATES', 'check_basis', 'hack_coefficients', 'hack_share', 'null_cin', 'Projected', 'project', 'ProjectedAll',
            'total_cin', 'project_all', 'project_update']
 
-# %% ../nbs/08_projection.ipynb #e0b2205d
+# %% ../nbs/08_projection.ipynb #d9f53138
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 import torch
 
-# %% ../nbs/08_projection.ipynb #f2ae226f
+# %% ../nbs/08_projection.ipynb #b7f64115
 def _deviation(V):
     "Largest entry of |V Vᵀ − 1|, a tensor; nan or inf where V is not finite"
     V = V.float()
@@ -30,7 +30,7 @@ def check_basis(
     if not 0 < len(V) <= r: raise ValueError(f"V of {name} has {len(V)} rows in {r} dimensions; it needs 1 to {r}")
     _refuse(_deviation(V), V, name)
 
-# %% ../nbs/08_projection.ipynb #1e23edfc
+# %% ../nbs/08_projection.ipynb #ee7c4ffc
 def hack_coefficients(
     g: torch.Tensor, # (..., r): one gradient, or one a rollout
     V: torch.Tensor, # (k, r)
@@ -51,7 +51,7 @@ def hack_share(
     c = hack_coefficients(g, V)
     return _ratio(c.relu().norm(dim=-1), g.to(c.dtype).norm(dim=-1))
 
-# %% ../nbs/08_projection.ipynb #db1fdc8c
+# %% ../nbs/08_projection.ipynb #594a9be6
 def null_cin(
     k: int, # rows of V
     r: int, # length of the gradient
@@ -60,7 +60,7 @@ def null_cin(
     if not 0 < k <= r: raise ValueError(f"a basis has 1 to r rows, not k = {k} with r = {r}")
     return math.sqrt(k / (2 * r))
 
-# %% ../nbs/08_projection.ipynb #62efd0a4
+# %% ../nbs/08_projection.ipynb #f00e5060
 GATES = ("one_sided", "no_gate", "reverse")
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def project(
     if V is not None: check_basis(V, g.shape[-1])
     return _project(g, V, gate, overshoot, preserve_magnitude)
 
-# %% ../nbs/08_projection.ipynb #facf9762
+# %% ../nbs/08_projection.ipynb #4fd62c86
 @dataclass(frozen=True)
 class ProjectedAll:
     "The projection of every module, and the figures of a row; cin, cout, null and fired count the modules that have a basis"

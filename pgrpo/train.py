@@ -34,6 +34,7 @@ from .policy import decode, evaluate, load_policy, sample
 from .pool import Pool
 from .problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from .projection import total_cin
+from .scores import fit_detector
 from .vhack import VHack, basis_overlap, extract
 
 # %% ../nbs/12_train.ipynb #331bac1e
@@ -92,6 +93,7 @@ def make_row(step: int, done: Update, adapter: Adapter, V) -> dict:
         row |= dict(cin=done.projected.cin, cin_null=done.projected.null, cin_s=cin(~done.rollouts.teacher))
         if teacher: row |= dict(cin_t=cin(done.rollouts.teacher))
         row |= dict(cout=done.projected.cout, cout_update=done.step.cout_update, fired=done.projected.fired)
+    if done.flagged is not None: row |= dict(flagged=done.flagged.float().mean().item())
     norm = lambda key: math.sqrt(sum(float(getattr(m, key).detach().square().sum()) for m in adapter.values()))
     return row | dict(norm_delta_s=norm("delta_s"), norm_delta_s_hack=norm("delta_s_hack"))
 
@@ -261,6 +263,7 @@ class Trainer:
             if self.folder: self.folder.cut(0)
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
+        self.detector = fit_detector(self.model, self.tokenizer, adapter, self.pairs, self.state.vhack.V) if config.by == "rollout" else None
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
@@ -299,7 +302,7 @@ class Trainer:
         teacher = self.pool.draw(problems, c.teacher_rows, seed_for(c.seed, s.step, "teacher"), c.pair_modes) if self.pool else ()
         torch.manual_seed(seed_for(c.seed, s.step, "sample"))
         done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
-                      dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase),
+                      dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector,
                       gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
                       max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta)
         row = make_row(s.step, done, s.adapter, s.vhack.V)
@@ -342,7 +345,8 @@ class Trainer:
 
     def finish(self) -> dict:
         "Held-out results before, after, and deployed."
-        summary = dict(base=self.state.base, trained=self.evaluate(), deployed=self.evaluate(deployed=True))
+        routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.evaluate()
+        summary = dict(base=self.state.base, trained=trained, deployed=self.evaluate(deployed=True) if routed else trained)
         if self.folder: write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
         return summary
 
