@@ -24,7 +24,7 @@ class Config:
     rank: int | None = None          # leading singular directions that the adapter keeps; None: all
     # the intervention
     arm: Literal["none", "erase", "route"] = "none"
-    by: Literal["direction", "rollout"] = "direction"  # erase or route the part of the gradient along V, or whole rollouts that score along it
+    by: Literal["direction", "rollout"] = "direction"  # erase or route the part of the gradient along V, or whole rollouts, see `pgrpo.scores`
     control: Literal["random", "shuffled", "nonhack"] | None = None  # None: the real V
     gate: Literal["one_sided", "no_gate", "reverse"] = "one_sided"
     overshoot: float = 1.0
@@ -158,7 +158,7 @@ def _contradictions(c: Config):
     if c.by == "rollout":
         for name in ("gate", "overshoot", "preserve_magnitude", "at"):
             if getattr(c, name) != Config.__dataclass_fields__[name].default: yield f"by=rollout leaves gradients whole, so {name}={getattr(c, name)} would do nothing; leave it out, or choose by=direction"
-        if c.refresh: yield "by=rollout scores at the base model, where V was extracted, so a refreshed V would not fit; set refresh to 0"
+        if c.refresh: yield "by=rollout scores rollouts at the base model and does not use V, so a refreshed V would do nothing; set refresh to 0"
     if c.mix > 0 and not c.pool: yield "mix is above 0, but there is no pool; make one with `pgrpo build-pool` and name it with pool, or set mix to 0"
     if c.pool and c.mix == 0: yield "a pool is named, but mix is 0, so it would never be used; raise mix or leave the pool out"
     if c.mix > 0 and not 0 < c.teacher_rows < c.group_size: yield f"mix {c.mix} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; both sides need at least one"

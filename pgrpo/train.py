@@ -263,7 +263,7 @@ class Trainer:
             if self.folder: self.folder.cut(0)
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
-        self.detector = fit_detector(self.model, self.tokenizer, adapter, self.pairs, self.state.vhack.V) if config.by == "rollout" else None
+        self.detector = fit_detector(self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31) if config.by == "rollout" else None
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
