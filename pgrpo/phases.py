@@ -66,7 +66,7 @@ def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backwa
     fig.update_xaxes(type="category", categoryorder="array", categoryarray=[label(b) for b in rows], tickangle=-90)
     return fig.update_yaxes(rangemode="tozero")
 
-# %% ../nbs/15b_phases.ipynb #7d11b532
+# %% ../nbs/15b_phases.ipynb #2068bfbf
 def short(name: str) -> str:
     "\"model.layers.2.self_attn.q_proj\" → \"2 q\""
     parts = name.split(".")
@@ -74,7 +74,9 @@ def short(name: str) -> str:
 
 def _modules(fig, names, title, y, **layout):
     fig.update_xaxes(type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))), ticktext=[short(n) for n in names], showgrid=False, zeroline=False)
-    return fig.update_layout(title_text=title, xaxis_title="layer and module", yaxis_title=y, height=300, showlegend=True, yaxis_rangemode="tozero", **layout)
+    room = dict(b=46 + 6 * max(len(short(n)) for n in names), l=66)  # said here: a page that finds it out draws everything twice
+    fig.update_xaxes(automargin=False).update_yaxes(automargin=False)
+    return fig.update_layout(title_text=title, xaxis_title="layer and module", yaxis_title=y, height=300, margin=room, showlegend=True, yaxis_rangemode="tozero", **layout)
 
 def _null(names, V):
     return go.Scatter(x=list(range(len(names))), y=[null_cin(*V[n].shape) if n in V else None for n in names], mode="lines", line=dict(color=INK, dash="dot", width=1.5, shape="hvh"), name="random V", hovertemplate="random V %{y:.3f}")

@@ -4,7 +4,7 @@
 __all__ = ['INK', 'GRID', 'ARM_COLORS', 'ARM_DASHES', 'color', 'dash', 'tint', 'static', 'describe', 'show', 'save_figure',
            'curves', 'null_line']
 
-# %% ../nbs/00_plots.ipynb #24227aac
+# %% ../nbs/00_plots.ipynb #189abbc1
 import base64, html, json, os, sys
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ import plotly.io as pio
 from .canvas import plain
 from .drawing import draw
 
-# %% ../nbs/00_plots.ipynb #5d1876b5
+# %% ../nbs/00_plots.ipynb #b2f71ed7
 INK, GRID = "#797979", "rgba(128,128,128,0.22)"
 
 ARM_COLORS = {
@@ -27,7 +27,7 @@ ARM_COLORS = {
 ARM_DASHES = {"random": "dot", "shuffled": "dashdot", "nonhack": "longdashdot",
               "ceiling": "dash", "penalty": "dash", "screen": "dash", "advantage": "dash", "trusted": "dash"}
 
-# %% ../nbs/00_plots.ipynb #51716e68
+# %% ../nbs/00_plots.ipynb #e313e576
 _CONTROLS = ("random", "shuffled", "nonhack")
 
 def _known(name):
@@ -57,7 +57,7 @@ def tint(
     r, g, b = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 
-# %% ../nbs/00_plots.ipynb #751fb084
+# %% ../nbs/00_plots.ipynb #eac61d8c
 _DIVERGING = [[0, "#2b7bd4"], [0.25, "#9dc3ee"], [0.5, "#f2f2f2"], [0.75, "#f0b08a"], [1, "#d55e00"]]
 _SEQUENTIAL = [[0, "#f2f2f2"], [0.35, "#f0b08a"], [0.7, "#d55e00"], [1, "#7a2e00"]]
 
@@ -74,7 +74,7 @@ def _template():
 pio.templates["pgrpo"] = _template()
 pio.templates.default = "pgrpo"
 
-# %% ../nbs/00_plots.ipynb #65909001
+# %% ../nbs/00_plots.ipynb #37af5e9d
 _THEMES = {"auto": (None, None), "light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}
 
 def static(
@@ -107,11 +107,13 @@ def show(
     from IPython.display import display
     config = dict(displaylogo=False, modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"])
     bundle = {"application/vnd.plotly.v1+json": {**json.loads(pio.to_json(fig, validate=False)), "config": config}, "text/plain": alt}
-    if "JPY_SESSION_NAME" not in os.environ: bundle["image/png"] = base64.b64encode(static(fig)).decode() # set by a Jupyter server
     size = {k: fig.layout[k] or fig.layout.template.layout[k] or d for k, d in (("width", 720), ("height", 400))}
+    if "JPY_SESSION_NAME" not in os.environ: # set by a Jupyter server
+        bundle["image/png"] = base64.b64encode(static(fig)).decode()
+        if size["width"] > 800: del bundle["application/vnd.plotly.v1+json"] # the image has 1.5 pixels for each of the figure's
     display(bundle, metadata={"image/png": {**size, "alt": alt}}, raw=True)
 
-# %% ../nbs/00_plots.ipynb #b300333a
+# %% ../nbs/00_plots.ipynb #cdd96fee
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <title>{title}</title><style>body{{margin:1rem;font-family:Helvetica,Arial,sans-serif}}#figure svg{{max-width:100%;height:auto}}</style></head>
@@ -154,7 +156,7 @@ def save_figure(
     if not library.exists(): _write(library, plotly.offline.get_plotlyjs().encode())
     return [stem.with_name(stem.name + suffix) for suffix in files]
 
-# %% ../nbs/00_plots.ipynb #193dfb1a
+# %% ../nbs/00_plots.ipynb #6a79ca33
 def curves(
     series: dict, # name -> y (n,), or (seeds, n) for a mean with a band from the lowest to the highest seed
     x=None, # (n,); 0, 1, ... by default

@@ -3,14 +3,15 @@
 # %% auto #0
 __all__ = ['ALL', 'controls', 'Stepper']
 
-# %% ../nbs/16_stepper.ipynb #45cb9e04
+# %% ../nbs/16_stepper.ipynb #b7b582b5
+import weakref
 from collections import OrderedDict
 from dataclasses import fields, replace
 
-from .frame import Twin, Work, box, close_all, escape, ipw, live, sentence, sheet, style
+from .figure import Plots
+from .frame import Twin, Work, box, close_all, escape, ipw, sentence, sheet, style
 from .grpo import ARMS
 from .phases import figures, prompt_names, rollout_cards, says, story
-from .plots import describe
 from .problems import CORE_MODES
 from .projection import GATES
 from .trace import PHASES, Settings, Trace
@@ -37,7 +38,10 @@ def controls(
     for name, widget in values.items(): widget.value = ALL if getattr(settings, name) is None else getattr(settings, name)
     return values
 
-# %% ../nbs/16_stepper.ipynb #4046c045
+# %% ../nbs/16_stepper.ipynb #46f9bca2
+_OPEN = weakref.WeakKeyDictionary()  # model → the stepper over it; `Trace` stands for the embedded policy, which every stepper loads for itself
+
+
 class Stepper(Twin, ipw.VBox):
     "One update, phase by phase. `trace` has the data, `settings` and `phase` say what is shown, `close()` frees everything"
     def __init__(
@@ -46,6 +50,8 @@ class Stepper(Twin, ipw.VBox):
         phase: str = "generate",     # to begin with
         **settings,                  # fields of `Settings`; without a seed, the first one with a hack to see
     ):
+        key = trace.model if trace else Trace
+        if key in _OPEN and (former := _OPEN[key]()): former.close()
         self.trace, self.settings, self.phase, self.group = trace or Trace.embedded(), Settings(**settings), phase, 0
         self.settings.config(self.trace.base)
         if "seed" not in settings:
@@ -58,14 +64,15 @@ class Stepper(Twin, ipw.VBox):
         self.buttons = [ipw.Button(description=d, tooltip=t, layout=dict(width="66px")) for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))]
         self.groups = ipw.ToggleButtons(style=dict(button_width="auto"), layout=dict(width="auto"))
         self.words, self.cards = ipw.HTML(), ipw.HTML()
-        self.plots = [ipw.Output(layout=dict(flex="1 1 440px", min_width="0", display="none", overflow="hidden")) for _ in range(4)]
+        self.plots = Plots()
         row = lambda *children: ipw.Box(children, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 6px", width="100%", overflow="visible"))
         enter, self.choice = list(self.controls.values()), row(ipw.Label("rollouts of"), self.groups)
         super().__init__([ipw.HTML(style(), layout=dict(display="none")), row(*enter[:4]), row(ipw.Label("arm"), *enter[4:]), row(self.buttons[0], self.phases, self.buttons[1]),
-                          self.work.view, self.words, row(*self.plots), self.choice, self.cards], layout=dict(width="100%"))
+                          self.work.view, self.words, self.plots, self.choice, self.cards], layout=dict(width="100%"))
         self.add_class("pgrpo-widget").add_class("pgrpo-stepper")
         for widget in (*self.controls.values(), self.phases, self.groups): widget.observe(self._turned, "value")
         for button, by in zip(self.buttons, (-1, 1)): button.on_click(lambda _, by=by: self._move(by))
+        _OPEN[key] = weakref.ref(self)
         self.show()
 
     # By hand
@@ -125,7 +132,7 @@ class Stepper(Twin, ipw.VBox):
         "The sentence, figures and cards of a phase, drawn once"
         key = self.trace.key(phase, settings), phase, group
         if key not in self._views:
-            plots = [live(f, describe(f)) for f in figures(phase, self.trace.V, made, settings)]
+            plots = figures(phase, self.trace.V, made, settings)
             self._views[key] = f"<p>{escape(says(phase, made, settings))}</p>", plots, "" if phase == "project" else rollout_cards(self.trace.tokenizer, phase, made, group)
             while len(self._views) > 48: self._views.popitem(last=False)
         return self._views[key]
@@ -138,9 +145,7 @@ class Stepper(Twin, ipw.VBox):
         self.settings, self.phase, self.group = settings, phase, group
         self._agree([(name, i) for i, name in enumerate(names)])
         with self.hold_sync(): self.words.value, self.cards.value = box(words), box(text)
-        for out, plot in zip(self.plots, [*plots, *[()] * len(self.plots)]):
-            out.layout.display = "block" if plot else "none"  # first, so that a figure finds its width
-            if out.outputs != plot: out.outputs = plot
+        self.plots.show(plots)
         self.choice.layout.display = "flex" if text and len(names) > 1 else "none"
 
     def _agree(self, names=None):

@@ -1,6 +1,7 @@
 "The stepper and the token view in a real JupyterLab, in a real browser, with no network but this machine."
 import re
 
+import nbformat
 import pytest
 from browser import needs_browser, served, wait
 
@@ -108,6 +109,46 @@ def test_long_work_can_be_stopped(page):
     wait("the sentence", lambda: "Stopped" in page.text(".pgrpo-stepper [role=status]"))
     assert kernel(page, "stepper.settings") == before
     assert page.lab.ask("import threading; print([t.name for t in threading.enumerate() if t.name == 'pgrpo work'])") == "[]"
+
+
+STOP = """
+from IPython.display import display
+from pgrpo.frame import Stopped
+from pgrpo.stepper import Stepper
+inside = Stepper(seed=0)
+display(inside)
+try: inside.set(group_size=512)
+except Stopped: heard = True
+"""
+
+
+def test_stop_is_heard_while_a_cell_runs(tmp_path):
+    (tmp_path / "nbs").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOP)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), tmp_path / "nbs" / "stop.ipynb")
+    with served(tmp_path / "nbs", [], tmp_path / "home") as page:
+        page.open("stop.ipynb")
+        page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        button = wait("the Stop button", lambda: next((b for b in page.all(".pgrpo-stepper button") if b.text == "Stop" and b.is_displayed()), None))
+        assert page.text(".jp-CodeCell .jp-InputPrompt").strip() == "[*]:"
+        button.click()
+        wait("the sentence", lambda: "Stopped" in page.text(".pgrpo-stepper [role=status]"))
+        assert page.lab.ask("print(heard, inside.settings.group_size, inside.work.busy)") == "True 8 False"
+        assert page.errors() == []
+
+
+def test_phases_by_keyboard_alone(page):
+    from selenium.webdriver.common.keys import Keys
+    press(page, "1 generate")
+    wait("the first phase", lambda: kernel(page, "stepper.phase") == "generate")
+    page.js("[...document.querySelectorAll('.pgrpo-stepper .widget-toggle-button')].find(e => e.innerText.includes('1 generate')).focus()")
+    for phase in PHASES[1:]:
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        assert phase in page.driver.switch_to.active_element.text
+        page.driver.switch_to.active_element.send_keys(Keys.ENTER if phase == "grade" else Keys.SPACE)
+        wait(phase, lambda: kernel(page, "stepper.phase") == phase)
+        wait("its figures", lambda: all(p.get_attribute("aria-label").startswith("Figure: ") for p in page.all(".pgrpo-plots > div") if p.is_displayed()))
+        assert phase in page.driver.switch_to.active_element.text  # the focus stays
+    assert page.errors() == []
 
 
 def test_tokens_are_painted_as_the_kernel_says(page):

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("ipywidgets", reason='the widgets need the extra "notebook"')
 import pgrpo.trace
-from pgrpo.frame import Work, alive
+from pgrpo.frame import STOPPED, Stopped, Work, alive
 from pgrpo.stepper import Stepper
 from pgrpo.trace import PHASES, Settings, Trace, drawn_problems
 
@@ -26,6 +26,11 @@ def settings(trace):
 
 
 def fresh(trace): return Trace(trace.model, trace.tokenizer, trace.adapter, trace.V, *drawn_problems(4), trace.base)
+
+
+def open_comms():
+    import comm
+    return set(comm.get_comm_manager().comms)
 
 
 def vectors(trace): return [p.detach().clone() for p in trace.adapter.parameters()]
@@ -150,7 +155,7 @@ def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
 
 def test_drawn_numbers_are_the_computed_ones(trace, settings):
     stepper = Stepper(trace, phase="project", group_size=settings.group_size, seed=settings.seed)
-    before, after = (t["y"] for t in stepper.plots[0].outputs[0]["data"]["application/vnd.plotly.v1+json"]["data"][:2])
+    before, after = (t["y"] for t in stepper.plots.figures[0]["data"][:2])
     g = trace("backward", settings).gradients
     for i, name in enumerate(trace.adapter):
         total = torch.stack([g.rollout[name][row] for row in range(len(g.rows))]).double().sum(0)
@@ -171,7 +176,7 @@ def test_drawn_numbers_are_the_computed_ones(trace, settings):
 def test_a_group_without_variance_is_said_and_not_stepped(trace):
     still = next(s for s in (Settings(seed=i, group_size=2) for i in range(40)) if not trace("advantage", s).advantages.any())
     stepper = Stepper(trace, phase="step", seed=still.seed, group_size=2)
-    assert "no gradient and no step" in stepper.words.value and not any(o.outputs for o in stepper.plots)
+    assert "no gradient and no step" in stepper.words.value and not stepper.plots.panels
     assert stepper.picture()[:4] == b"\x89PNG"
     stepper.close()
 
@@ -192,6 +197,33 @@ def test_closed_and_made_again_it_leaves_nothing_behind(trace, settings):
     gc.collect()
     assert alive() == before and set(threading.enumerate()) == threads and len(trace.model._forward_pre_hooks) == hooks
     assert [r() for r in refs] == [None] * len(refs)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["its own policy", "a given trace"])
+def test_a_cell_that_is_run_again_leaves_one_stepper(trace, settings, own):
+    before, comms, threads, hooks, refs, sizes = alive(), open_comms(), set(threading.enumerate()), len(trace.model._forward_pre_hooks), [], []
+    for _ in range(3):
+        stepper = Stepper(fresh(trace) if own else None, group_size=settings.group_size, seed=settings.seed)
+        stepper.controls["group_size"].value = 64  # replaced while it works
+        assert stepper.work.busy
+        refs += [weakref.ref(x) for x in (stepper, stepper.trace, stepper.work)]
+        if not own: refs.append(weakref.ref(stepper.trace.model))
+        sizes.append((len(alive() - before), len(open_comms() - comms)))
+    alone = len(refs) // 3
+    gc.collect()
+    assert [r() is None for r in refs] == [True] * 2 * alone + [False] * alone
+    assert sizes == sizes[:1] * 3 and sum(t.name == "pgrpo work" for t in threading.enumerate()) == 1
+    stepper.close()
+    del stepper
+    gc.collect()
+    assert [r() for r in refs] == [None] * len(refs)
+    assert alive() == before and open_comms() == comms and set(threading.enumerate()) == threads and len(trace.model._forward_pre_hooks) == hooks
+
+
+def test_steppers_over_two_models_leave_each_other_alone(trace, settings):
+    mine, other = Stepper(fresh(trace), group_size=settings.group_size, seed=settings.seed), Stepper(Trace.embedded(), group_size=settings.group_size, seed=settings.seed)
+    assert mine.comm is not None and other.comm is not None
+    mine.close(), other.close()
 
 
 def test_an_error_in_the_work_is_a_sentence_and_the_settings_return(trace, settings, monkeypatch):
@@ -217,6 +249,15 @@ def test_pieces_of_work_never_overlap():
     for work in works: work._thread.join()
     assert worst == 1
     for work in works: work.close()
+
+
+def test_stop_is_heard_by_the_thread_that_works(trace, settings):
+    stepper = Stepper(fresh(trace), group_size=settings.group_size, seed=settings.seed)
+    threading.Timer(0.3, stepper.work.button.click).start()
+    with pytest.raises(Stopped): stepper.set(group_size=256)
+    assert stepper.settings.group_size == stepper.controls["group_size"].value == settings.group_size
+    assert STOPPED in stepper.work.note.value and stepper.set(seed=settings.seed).phase == "generate"
+    stepper.close()
 
 
 def test_a_completion_cannot_write_into_the_page(trace, settings):
