@@ -31,13 +31,14 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #9bca207d
+# %% ../nbs/14_cli.ipynb #7517ba4a
 def _train(args):
+    from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
     config = preset(args.preset, **_settings(args))
     default = Path("runs") / "-".join([args.preset, config.arm, *([config.control] if config.control else []), str(config.seed)])
     folder = Path(args.run_dir or default)
-    summary = train(config, folder, progress=not args.quiet)
+    with sinks(config, folder, args.tensorboard, args.wandb) as on_row: summary = train(config, folder, progress=not args.quiet, on_row=on_row)
     print(summary_table(summary))
     print(f"files: {folder}")
 
@@ -65,6 +66,18 @@ def _extract(args):
     for name, V in vhack.V.items(): print(f"{name:{width}}  rows {len(V)} of {V.shape[1]}  singular values {' '.join(f'{s:.3g}' for s in vhack.S[name])}")
     vhack.save(args.out)
     print(f"V: {args.out}")
+
+
+def _export(args):
+    from pgrpo.export import export_run
+    print(f"model: {export_run(args.run_dir, args.out, args.trained)}")
+
+
+def _bench(args):
+    from pgrpo.bench import bench, bench_table, save_bench
+    report = bench(quick=args.quick, progress=not args.quiet)
+    print(bench_table(report))
+    if args.json: print(f"figures: {save_bench(report, args.json)}")
 
 
 def _check(args):
@@ -119,7 +132,7 @@ def _results(args):
         print(f"{path}: {config.arm}{' ' + config.control if config.control else ''}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/14_cli.ipynb #a6403b01
+# %% ../nbs/14_cli.ipynb #972f16af
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
     parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)
@@ -137,6 +150,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "train a policy under a preset, or go on with a run")
     with_preset(sub)
     sub.add_argument("--run-dir", "--run_dir", help="the run's folder; runs/PRESET-ARM-SEED by default")
+    sub.add_argument("--tensorboard", metavar="DIR", help="also write the rows as TensorBoard events into this folder")
+    sub.add_argument("--wandb", metavar="PROJECT", help="also log the rows to this project of Weights & Biases")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("compare", _compare, "run several arms side by side: a table and a figure")
@@ -151,6 +166,16 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("extract", _extract, "extract V from labelled pairs and save it")
     with_preset(sub, "demo")
     sub.add_argument("--out", default="v_hack.safetensors", help="the file; v_hack.safetensors by default")
+
+    sub = command("export", _export, "write a run's model as a plain transformers folder")
+    sub.add_argument("run_dir", metavar="RUN", help="the run's folder")
+    sub.add_argument("--out", required=True, metavar="DIR", help="where the model goes; a new or empty folder")
+    sub.add_argument("--trained", action="store_true", help="with both vectors in the weights; by default the deployed model, without δS_hack")
+
+    sub = command("bench", _bench, "measure speed and memory against named alternatives, as ratios")
+    sub.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    sub.add_argument("--quick", action="store_true", help="small sizes and few repetitions, about half a minute")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("check", _check, "check the grader: the hack × mode matrix, or with --sandbox every layer of isolation")
     sub.add_argument("--sandbox", action="store_true", help="list the sandbox's layers and try each")

@@ -132,7 +132,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../nbs/09_grpo.ipynb #4f37afb6
+# %% ../nbs/09_grpo.ipynb #0e1c1bdd
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -166,6 +166,7 @@ def backward(
     rows = (torch.arange(len(A)) if beta else A.nonzero()[:, 0]).contiguous()
     loss, parts, params = 0.0, [], adapter.parameters()
     kept = [p.grad for p in params]
+    for p in params: p.grad = None  # autograd would add to a gradient that is there
     window = completion_window(rollouts.encoded)
     for some in rows.split(micro_batch or max(len(rows), 1)):
         if not len(some): break

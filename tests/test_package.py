@@ -12,6 +12,7 @@ MODULES = sorted(p.stem for p in (ROOT / "pgrpo").glob("*.py") if p.stem not in 
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
 WIDGETS = {"frame", "phases", "stepper", "tokens", "figure", "inspector", "explorer", "live", "widgets"}  # they need the extra "notebook"
+EXTRAS = {"callback": {"datasets"}, "workloads": {"trl", "peft", "datasets"}, "sinks": {"wandb"}}  # imported only where they are asked for
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
 REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
 
@@ -24,7 +25,7 @@ def imports(path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_plain_install_has_what_a_module_imports(module):
-    optional = {"IPython"} if module == "plots" else {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"} if module in WIDGETS else set()
+    optional = {"IPython"} if module == "plots" else {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"} if module in WIDGETS else EXTRAS.get(module, set())
     foreign = set(imports(ROOT / "pgrpo" / f"{module}.py")) - set(sys.stdlib_module_names) - {"pgrpo"} - optional
     assert {f.lower() for f in foreign} <= REQUIRED
 
