@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #dcb22ef4
+# %% ../nbs/11_config.ipynb #c146559a
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -133,7 +133,7 @@ def _as(kind, value):
     if number != int(number): raise ValueError("it takes a whole number")
     return int(number)
 
-# %% ../nbs/11_config.ipynb #6ed8f9f1
+# %% ../nbs/11_config.ipynb #7781f7cc
 def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:

@@ -5,7 +5,7 @@ __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'a
            'completion_window', 'policy_loss', 'Gradients', 'backward', 'old_logprobs', 'intervene', 'split',
            'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
-# %% ../nbs/09_grpo.ipynb #d98d59b5
+# %% ../nbs/09_grpo.ipynb #09e99373
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -74,7 +74,7 @@ def reward_tensor(grades: Sequence[Grade]) -> torch.Tensor:  # (B,) fp32
     "The only thing about a grade that training sees."
     return torch.tensor([g.reward for g in grades], dtype=torch.float32)
 
-# %% ../nbs/09_grpo.ipynb #619c4963
+# %% ../nbs/09_grpo.ipynb #4b029de8
 def advantages(
     rewards: torch.Tensor,    # (B,)
     group: torch.Tensor,      # (B,) int64, 0 to P − 1
@@ -224,7 +224,7 @@ def intervene(
         m.delta_s_hack.grad = projected.removed[name].detach().clone() if acts and arm == "route" else None
     return projected
 
-# %% ../nbs/09_grpo.ipynb #e1f94b9e
+# %% ../nbs/09_grpo.ipynb #21304755
 def split(
     gradients: Gradients,
     flagged: torch.Tensor,                 # (B,) bool
@@ -299,7 +299,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../nbs/09_grpo.ipynb #a10ddbc6
+# %% ../nbs/09_grpo.ipynb #a544e45b
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'sources', 'contributions', 'Magnitudes', 'measure', 'save_magnitudes', 'load_magnitudes']
 
-# %% ../nbs/09a_magnitudes.ipynb #5e5288ec
+# %% ../nbs/09a_magnitudes.ipynb #20be157b
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ def contributions(
     ahead = c.sum(0).relu()
     return c @ (ahead / ahead.norm().clamp(min=torch.finfo(c.dtype).tiny))
 
-# %% ../nbs/09a_magnitudes.ipynb #a53ab434
+# %% ../nbs/09a_magnitudes.ipynb #5945fdf8
 QUANTITIES = ("cin", "cout", "removed", "fired", "delta_s", "delta_s_hack")
 
 

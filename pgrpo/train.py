@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row',
            'RunFolder', 'State', 'random_states', 'save_checkpoint', 'load_checkpoint', 'lr_at', 'timed', 'Trainer',
            'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #588aa1a9
+# %% ../nbs/12_train.ipynb #b3aba171
 import hashlib
 import json
 import math
@@ -75,7 +75,7 @@ def step_problems(config: Config, problems: list[Problem], step: int) -> list[Pr
     by_mode = {mode: [p for p in problems if p.mode == mode] for mode in modes}
     return [rng.choice(by_mode[mode]) for mode in turn]
 
-# %% ../nbs/12_train.ipynb #e9f53678
+# %% ../nbs/12_train.ipynb #222164f4
 def make_row(step: int, done: Update, adapter: Adapter, V) -> dict:
     "What one update comes to. Labels enter here, for the record, after the update is over."
     share = lambda rows, what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
@@ -242,7 +242,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #e08ecd55
+# %% ../nbs/12_train.ipynb #45a33af8
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
     def __init__(self, config: Config, run_dir: str | Path | None = None):

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 from pgrpo.experiment import comparison_table, load_results
+from pgrpo.statistics import differences_table
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -20,11 +21,15 @@ def block() -> str:
 
 Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed, two cores, two runs at a time.
 
-Means over more seeds, *n* of them, with a random V in place of the real one as control (`pgrpo results data/results/seeds.jsonl`):
+Means over seeds, *n* of them, with a random V in place of the real one as control (`pgrpo results data/results/seeds.jsonl`):
 
 {comparison_table(seeds, markdown=True)}
 
-What this says, and what it does not. Left alone, GRPO finds the loophole of three modes on every seed and that of `run_tests` on one seed of three. Erasing the hack-ward part of the gradient keeps most of it from being learnt, and keeps most of the honest solving; what gets through is mostly the `sentinel` mode, where 36 to 44 % still hack; a random V of the same shape does neither. Routing leaves a deployed model that hardly hacks, but it pays with honest solving: the model that trains hacks throughout, so nothing teaches it the honest way. Two or three seeds are too few for intervals, and none are claimed.
+Differences of the deployed model in points, paired by seed, with 95 % bootstrap intervals:
+
+{differences_table(seeds, markdown=True)}
+
+What this says, and what it does not. Left alone, GRPO finds the loophole of every mode and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at the base policy's hack rate or below and costs a few points of honest solving; a random V of the same shape does neither, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and hardly solves: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
 {END}"""
 
 
