@@ -22,7 +22,7 @@ from .config import Config, to_dict
 from .plots import color, dash, save_figure, tint
 from .train import RunFolder, write_whole
 
-# %% ../nbs/13_experiment.ipynb #ca8d5172
+# %% ../nbs/13_experiment.ipynb #1cffd16b
 ARM_SETTINGS = {
     "none": {},
     "erase": dict(arm="erase"),

@@ -19,7 +19,7 @@ def block() -> str:
 
 {comparison_table(one, markdown=True)}
 
-Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed, two cores, two runs at a time.
+Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed; times are of a machine with two cores and other work on it.
 
 Means over seeds, *n* of them, with a random V in place of the real one as control (`pgrpo results data/results/seeds.jsonl`):
 
@@ -29,7 +29,7 @@ Differences of the deployed model in points, paired by seed, with 95 % bootstrap
 
 {differences_table(seeds, markdown=True)}
 
-What this says, and what it does not. Left alone, GRPO finds the loophole of every mode and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at the base policy's hack rate or below and costs a few points of honest solving; a random V of the same shape does neither, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and hardly solves: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
+What this says, and what it does not. Left alone, GRPO finds the loophole of every mode, that of `sentinel` only in part on two seeds of three, and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at the base policy's hack rate or below and costs a few points of honest solving; a random V of the same shape does neither, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and solves nothing: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
 {END}"""
 
 
