@@ -53,7 +53,7 @@ def live_figure(
     fig.update_layout(title_text="Training, step by step", width=800, height=560, legend=dict(orientation="h", y=-0.13), font_size=12)
     return fig.update_annotations(font_size=12.5)
 
-# %% ../nbs/18b_live.ipynb #8f8172ba
+# %% ../nbs/18b_live.ipynb #20bb3bfd
 @contextmanager
 def interrupt_asks(asked: threading.Event):
     "Context in which the first interrupt sets the event and a second one is a KeyboardInterrupt; does nothing outside the main thread"
@@ -66,7 +66,7 @@ def interrupt_asks(asked: threading.Event):
     try: yield
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/18b_live.ipynb #41fc7d2f
+# %% ../nbs/18b_live.ipynb #a9270b57
 @dataclass(frozen=True)
 class Watched:
     "What watched training came to."

@@ -22,7 +22,7 @@ def test_train_into_tensorboard_then_export(tmp_path, monkeypatch, capsys):
     assert "model: both" in capsys.readouterr().out
     assert all(AutoModelForCausalLM.from_pretrained(folder).num_parameters() for folder in ("model", "both"))
     assert main(["export", "run", "--out", "model"]) == 2 and "not an empty folder" in capsys.readouterr().err
-    assert main(["export", "model", "--out", "x"]) == 2 and "holds no run" in capsys.readouterr().err
+    assert main(["export", "board", "--out", "x"]) == 2 and "holds no run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, says", [(["export", "nowhere"], "--out"), (["bench", "--fast"], "--fast")], ids=lambda x: " ".join(x))
