@@ -7,13 +7,16 @@ __all__ = ['Plot', 'narrow', 'Plots']
 import json
 from collections.abc import Iterable
 
-import anywidget
 import plotly.graph_objects as go
 import plotly.io as pio
-import traitlets
 from plotly.offline import get_plotlyjs
 
 from .plots import describe
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as e: raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
 # %% ../nbs/15c_figure.ipynb #5d006283
 _LOAD = """
