@@ -4,7 +4,7 @@
 __all__ = ['QUICK', 'Ratio', 'ratio', 'peak_growth', 'memory', 'Sizes', 'measure_ratios', 'measure_scaling', 'bench',
            'bench_table', 'save_bench', 'load_bench', 'scaling_figure']
 
-# %% ../nbs/21_bench.ipynb #a35aab53
+# %% ../nbs/21_bench.ipynb #edff32fe
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -29,7 +29,7 @@ from .train import versions, write_whole
 from .workloads import (base_backward, completions_batch, extraction_speed, forward_backward, grader_speed, hooked, hooks_backward,
                              ours_backward, rollouts_speed, whole_updates)
 
-# %% ../nbs/21_bench.ipynb #db783ea8
+# %% ../nbs/21_bench.ipynb #cbd63209
 @dataclass(frozen=True)
 class Ratio:
     "One line of the table."
@@ -60,7 +60,7 @@ def ratio(
     middle = lambda values: float(torch.tensor(values, dtype=torch.float64).median())
     return Ratio(name, against, unit, median, low, high, len(each), target, middle(ours), middle(theirs))
 
-# %% ../nbs/21_bench.ipynb #e61fa4b6
+# %% ../nbs/21_bench.ipynb #4f746a46
 def _peak(reset: bool = False) -> float:  # MiB
     "The most memory that this process has had, since the last reset where the system knows one."
     status = Path("/proc/self/status")
@@ -96,7 +96,7 @@ def memory(sides: Sequence[str], rows: int, length: int) -> dict[str, float]:  #
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
     return {side: child(side) for side in sides}
 
-# %% ../nbs/21_bench.ipynb #bc140ed5
+# %% ../nbs/21_bench.ipynb #419e6bcb
 @dataclass(frozen=True)
 class Sizes:
     "How much work each side gets."
@@ -159,7 +159,7 @@ def bench(quick: bool = False, progress: bool = True) -> dict:
     return dict(about=dict(cores=cores(), threads=1, quick=quick, method="interleaved repetitions, ratio within each, median and quartiles; other work may run on the same cores", **said),
                 sizes={k: v for k, v in asdict(sizes).items() if k != "scaling"}, ratios=[asdict(line) | dict(met=line.met) for line in lines], left_out=left_out, scaling=scaling)
 
-# %% ../nbs/21_bench.ipynb #2dcbd3f3
+# %% ../nbs/21_bench.ipynb #2c09695e
 def bench_table(report: dict, markdown: bool = False) -> str:
     "The ratios as text, with how they were measured."
     rows = [("what", "against", "ratio", "quartiles", "target", "met")]
@@ -188,7 +188,7 @@ def load_bench(path: str | Path) -> dict:
     if not isinstance(report, dict) or not {"about", "sizes", "ratios", "left_out", "scaling"} <= report.keys(): raise ValueError(f"{path} is no report of `pgrpo bench`; make one with `pgrpo bench --json {path}`")
     return report
 
-# %% ../nbs/21_bench.ipynb #6591e7a2
+# %% ../nbs/21_bench.ipynb #a11bbaba
 def scaling_figure(report: dict) -> go.Figure:
     "Time of forward and backward against the base model's, by batch, length and width; bars are quartiles."
     names = dict(batch="rollouts in the batch", length="tokens a rollout", width="width of the model")
