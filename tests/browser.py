@@ -89,6 +89,7 @@ class Page:
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"): options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.lab, self.driver = lab, webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver.set_script_timeout(120)
 
     def js(self, code, *args): return self.driver.execute_script(code, *args)
     def all(self, css): return self.driver.find_elements("css selector", css)

@@ -14,7 +14,7 @@ def page(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     with served(home / "notebooks", ["22_step_through.ipynb"], home) as page:
         page.open("22_step_through.ipynb")
-        page.run_all()
+        page.run_all(400)
         page.one(".pgrpo-stepper")
         yield page
 
