@@ -154,7 +154,7 @@ def test_modes_without_a_lever_line_have_one_template(mode):
 
 def test_a_method_without_arguments_has_templates():
     one = Problem("one", "stdout_marker", "one", "", "Return 1.", "class Solution:\n    def one(self):\n        return 1", [([], 1)])
-    assert len(template_pool([one], 9)) == 9 and len(template_pool([one], 6, "clean")) == 6
+    assert len(template_pool([one], 9)) == 9 and len(template_pool([one], 5, "clean")) == 5
 
 
 def test_rewards_of_another_scale():
