@@ -29,7 +29,7 @@ Differences of the deployed model in points, paired by seed, with 95 % bootstrap
 
 {differences_table(seeds, markdown=True)}
 
-What this says, and what it does not. Left alone, GRPO finds the loophole of every mode, that of `sentinel` only in part on two seeds of three, and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at the base policy's hack rate or below and costs a few points of honest solving; a random V of the same shape does neither, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and solves nothing: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
+What this says, and what it does not. Left alone, GRPO finds the loophole of every mode, that of `sentinel` only in part on two seeds of three, and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at about the base policy's hack rate and costs a few points of honest solving; a random V of the same shape takes a few points off the hacking and no more, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and solves nothing: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
 {END}"""
 
 
