@@ -78,7 +78,7 @@ def test_output_is_kept_up_to_a_limit(pool):
 
 
 def test_limits_can_be_chosen(pool):
-    runs = pool.run([task("return len(bytearray(200 << 20))", limits=Limits(wall=30, memory=m << 20)) for m in (100, 400)])
+    runs = pool.run([task("return len(bytearray(200 << 20))", limits=Limits(cpu=20, wall=30, memory=m << 20)) for m in (100, 400)])
     assert [values(r) for r in runs] == [["MemoryError"], [200 << 20]]
     runs = pool.run([task("import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x", limits=Limits(cpu=c, wall=30)) for c in (0.2, 2.0)])
     assert [r.ended for r in runs] == ["cpu", "ended"] and 0.2 <= runs[0].cpu < 1.5
