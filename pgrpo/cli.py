@@ -5,12 +5,15 @@ __all__ = ['make_parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #d96ceefd
 import argparse
+import inspect
+import re
 import sys
 import textwrap
+import typing
 from dataclasses import fields
 from pathlib import Path
 
-from .config import PRESETS, Config, coerce, preset
+from .config import PRESETS, Config, coerce, field_type, preset
 
 # %% ../nbs/14_cli.ipynb #992a8c08
 class _Parser(argparse.ArgumentParser):
@@ -21,10 +24,20 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_settings(parser: argparse.ArgumentParser):
     "A flag for every field of the Config."
-    group = parser.add_argument_group("settings", "each overrides the preset; see the notebook 11_config for what they mean")
+    group = parser.add_argument_group("settings", "each overrides the preset; the notebook 11_config says more")
+    notes = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Config), re.M))
     for field in fields(Config):
         names = dict.fromkeys(["--" + field.name.replace("_", "-"), "--" + field.name])
-        group.add_argument(*names, dest=field.name, default=argparse.SUPPRESS, metavar=str(field.type).replace("tuple[", "[").split("[")[0].upper() or "VALUE")
+        group.add_argument(*names, dest=field.name, default=argparse.SUPPRESS, metavar=_metavar(field_type(field.name)), help=notes.get(field.name, "").replace("%", "%%"))
+
+
+def _metavar(kind) -> str:
+    "What a setting takes: `N`, `X`, `TEXT`, `true|false`, `none|erase|route`, `A,B,...`."
+    if kind is type(None): return "none"
+    if typing.get_origin(kind) is tuple: return "A,B,..." if typing.get_args(kind)[-1] is Ellipsis else "A,B"
+    if typing.get_origin(kind) is typing.Literal: return "|".join(typing.get_args(kind))
+    if typing.get_args(kind): return "|".join(map(_metavar, typing.get_args(kind)))
+    return {bool: "true|false", int: "N", float: "X", str: "TEXT"}[kind]
 
 
 def _settings(args: argparse.Namespace) -> dict:
@@ -36,7 +49,7 @@ def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
     config = preset(args.preset, **_settings(args))
-    default = Path("runs") / "-".join([args.preset, config.arm, *([config.control] if config.control else []), str(config.seed)])
+    default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
     folder = Path(args.run_dir or default)
     with sinks(config, folder, args.tensorboard, args.wandb) as on_row: summary = train(config, folder, progress=not args.quiet, on_row=on_row)
     print(summary_table(summary))
@@ -129,7 +142,7 @@ def _results(args):
             continue
         folder = RunFolder(path)
         config, summary = folder.config(), folder.summary()
-        print(f"{path}: {config.arm}{' ' + config.control if config.control else ''}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
+        print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
 # %% ../nbs/14_cli.ipynb #972f16af

@@ -42,10 +42,10 @@ class Config:
     # the problems
     problems: str = "generated"      # "generated", "handwritten", or a JSONL file of problems
     modes: tuple[str, ...] = CORE_MODES
-    known: float = 0.4               # share of generated problems that honest work can solve
+    known: float = 0.3               # share of generated problems that honest work can solve
     n_problems: int = 1024           # training problems that are drawn from
     # the update
-    steps: int = 64
+    steps: int = 56
     prompts: int = 16                # P, a step
     group_size: int = 8              # G, rollouts a prompt
     max_new_tokens: int = 48
@@ -54,13 +54,13 @@ class Config:
     clip: float = 0.2
     beta: float = 0.0                # weight of the KL term
     inner_steps: int = 1             # optimizer steps on one batch of rollouts
-    micro_batch: int | None = None   # rollouts a backward; None: all at once
+    micro_batch: int | None = 32     # rollouts a backward, those of like length together; None: all at once
     mix: float = 0.0                 # share of each group that comes from the teacher pool
     pool: str | None = None          # file of the teacher pool; "handwritten": the one that ships
     format_reward: float = 0.25
     pass_reward: float = 1.0
     # the optimizer
-    lr: float = 4e-2
+    lr: float = 3e-2
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 5                  # steps
     weight_decay: float = 0.0        # on δS alone
@@ -80,6 +80,11 @@ class Config:
             object.__setattr__(self, field.name, value)
         problem = next(_contradictions(self), None)
         if problem: raise ValueError(problem)
+
+    @property
+    def label(self) -> str:
+        "What the arm is called in tables and folders: \"erase\", \"erase random\", \"erase rollout random\"."
+        return " ".join([self.arm, *([self.by] if self.by == "rollout" else []), *([self.control] if self.control else [])])
 
     @property
     def teacher_rows(self) -> int:
