@@ -17,7 +17,7 @@ from .adapter import Adapter
 from .grader import Grade, grade_many
 from .policy import decode, sample
 from .problems import Problem
-from .projection import Projected, ProjectedAll, hack_coefficients, hack_share, project_all, total_cin
+from .projection import Projected, ProjectedAll, hack_share, project_all, total_cin
 from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
@@ -168,7 +168,9 @@ def backward(
     kept = [p.grad for p in params]
     for p in params: p.grad = None  # autograd would add to a gradient that is there
     window = completion_window(rollouts.encoded)
-    for some in rows.split(micro_batch or max(len(rows), 1)):
+    length = rollouts.encoded.attention_mask.sum(1).to(rows.device)[rows]
+    order = length.argsort(stable=True) if micro_batch else torch.arange(len(rows))  # rows of like length share a micro-batch, which wastes less on padding
+    for some in rows[order].split(micro_batch or max(len(rows), 1)):
         if not len(some): break
         device = rollouts.encoded.input_ids.device
         encoded = rollouts.encoded[some.to(device)]
@@ -187,7 +189,8 @@ def backward(
         loss += part.item()
         parts.append({name: g.clone() for name, g in adapter.rollout_grads.items()})
     for p, g in zip(params, kept): p.grad = g
-    rollout = {name: torch.cat([part[name] for part in parts]) if parts else m.delta_s.new_zeros(0, len(m.delta_s)) for name, m in adapter.items()}
+    back = order.argsort()
+    rollout = {name: torch.cat([part[name] for part in parts])[back.to(m.delta_s.device)] if parts else m.delta_s.new_zeros(0, len(m.delta_s)) for name, m in adapter.items()}
     return Gradients(loss, rows, rollout)
 
 
@@ -236,8 +239,7 @@ def split(
     which = torch.ones_like(flagged) if which is None else which
     whole, kept, aside = (gradients.total(part) for part in (which, which & ~flagged, which & flagged))
     measured = project_all(whole, V)
-    zero = lambda g: g.new_zeros(())
-    modules = {name: Projected(kept[name], aside[name], p.cin, hack_share(kept[name], V[name]) if name in V else zero(p.cin), p.coef) for name, p in measured.modules.items()}
+    modules = {name: Projected(kept[name], aside[name], p.cin, hack_share(kept[name], V[name]) if name in V else p.cout, p.coef) for name, p in measured.modules.items()}
     return replace(measured, modules=modules, cout=float(total_cin(kept, V)))
 
 
