@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'COLUMNS', 'Cell', 'sweep', 'cores', 'run_cells', 'results', 'save_results',
-           'load_results', 'comparison', 'comparison_table', 'comparison_figure', 'compare']
+           'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure', 'compare']
 
 # %% ../nbs/13_experiment.ipynb #574b2b33
 import json
@@ -168,13 +168,18 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
     return rows
 
 
+def lay_out(head: Sequence[str], body: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    "A table as text: names on the left, figures on the right."
+    if markdown: return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    return "\n".join("  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head))) for line in [head, *body])
+
+
 def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     "`comparison` as text, rates in percent."
     head = ["arm", "n", *(name for name, _, _ in COLUMNS), "time"]
     body = [[row["arm"], str(row["n"]), *(f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS), f"{row['seconds']:.0f} s" if row["seconds"] else ""] for row in comparison(runs)]
-    if markdown: return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return "\n".join("  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head))) for line in [head, *body])
+    return lay_out(head, body, markdown)
 
 # %% ../nbs/13_experiment.ipynb #c57292c6
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:

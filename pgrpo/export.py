@@ -15,7 +15,7 @@ import torch
 from .adapter import Adapter, save_vectors, wrap
 from .config import Config
 from .policy import _silent, load_policy
-from .train import RunFolder
+from .train import RunFolder, read_checkpoint, set_vectors
 
 # %% ../nbs/20_export.ipynb #08fffaca
 @dataclass(frozen=True)
@@ -43,11 +43,8 @@ def read_run(run: str | Path) -> Finished:
     model, tokenizer = load_policy(config.policy, getattr(torch, config.dtype))
     adapter = wrap(model, rank=config.rank)
     adapter.load(adapter_file)
-    try: saved = torch.load(folder.checkpoint_file, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"the checkpoint {folder.checkpoint_file} is damaged ({type(e).__name__}); go on with the run from an older copy, or start it again") from e
-    with torch.no_grad():  # a run that was killed between its two files has the older vectors in the second
-        for name, m in adapter.items():
-            for key, value in zip(m.VECTORS, saved["vectors"][name]): getattr(m, key).copy_(value)
+    saved = read_checkpoint(folder.checkpoint_file)
+    set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
 # %% ../nbs/20_export.ipynb #473b7d42
@@ -61,7 +58,7 @@ def model_card(
     about = json.loads(done.folder.config_file.read_text())["versions"]
     what = ("as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; under `route` this is the model that hacks"
             if trained else "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every update is left out")
-    settings = {"arm": c.arm + (f", with the control basis {c.control}" if c.control else ""), "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
+    settings = {"arm": c.arm + (" by rollout" if c.by == "rollout" else "") + (f", with the control basis {c.control}" if c.control else ""), "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
                 "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype, "made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"}
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {c.policy}"] if hub else []), "tags: [grpo, reward-hacking, pgrpo]", "---", "",
              f"# {done.base}, GRPO, {c.arm}", "",

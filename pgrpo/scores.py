@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .problems import Pair
-from .vhack import CONTROLS, Encoded, PairGradients, controlled_differences, pair_gradients, sequence_gradients
+from .vhack import Encoded, PairGradients, controlled_differences, pair_gradients, sequence_gradients
 
 # %% ../nbs/08a_scores.ipynb #8f5c5d5d
 @contextmanager
@@ -73,7 +73,6 @@ def fit_detector(
     batch_size: int = 8,         # sequences a backward
 ) -> Detector:
     "Directions and threshold out of labelled pairs, at the base model. ValueError for an unknown control."
-    if control not in (None, *CONTROLS): raise ValueError(f"unknown control {control!r}; choose from {', '.join(CONTROLS)}, or None for the real directions")
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)
     modes = [p.mode for p in pairs]
     def scored(control):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
+from .experiment import lay_out
+
 # %% ../nbs/13a_statistics.ipynb #ba928167
 @dataclass(frozen=True)
 class Difference:
@@ -69,6 +71,4 @@ def differences_table(
     for arm in arms:
         cells = [difference(runs, arm, other, key.split()[0]) if other != arm else None for key in ("hack ↓", "solve →") for other in others]
         body.append([arm, str(max(d.n for d in cells if d)), *(str(d).split(" (")[0].replace(" points", "") if d else "" for d in cells)])
-    if markdown: return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return "\n".join("  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head))) for line in [head, *body])
+    return lay_out(head, body, markdown)

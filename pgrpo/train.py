@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row', 'write_whole', 'read_jsonl', 'versions',
-           'RunFolder', 'State', 'random_states', 'save_checkpoint', 'load_checkpoint', 'lr_at', 'timed', 'Trainer',
-           'train', 'summary_table']
+           'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
+           'load_checkpoint', 'lr_at', 'timed', 'Trainer', 'train', 'summary_table']
 
 # %% ../nbs/12_train.ipynb #b3aba171
 import hashlib
@@ -209,17 +209,26 @@ def save_checkpoint(state: State, file: Path):
     state.adapter.save(file.with_name("adapter.safetensors"))
 
 
+def read_checkpoint(file: Path, device="cpu") -> dict:
+    "What `save_checkpoint` wrote. ValueError, naming the file, for a damaged one."
+    try: return torch.load(file, map_location=device, weights_only=True)
+    except Exception as e: raise ValueError(f"the checkpoint {file} is damaged ({type(e).__name__}); delete it to start the run again") from e
+
+
+def set_vectors(adapter: Adapter, saved: dict):
+    "Both vectors of every module as a checkpoint has them."
+    with torch.no_grad():
+        for name, m in adapter.items():
+            for key, value in zip(m.VECTORS, saved["vectors"][name]): getattr(m, key).copy_(value)
+
+
 def load_checkpoint(state: State, file: Path):
     "Bring a state to where the checkpoint was written. ValueError, naming the file, for a damaged one or one of another model."
-    try: saved = torch.load(file, map_location=next(state.adapter.model.parameters()).device, weights_only=True)
-    except Exception as e: raise ValueError(f"the checkpoint {file} is damaged ({type(e).__name__}); delete it to start the run again") from e
+    saved = read_checkpoint(file, next(state.adapter.model.parameters()).device)
     shapes = {name: tuple(m.delta_s.shape) for name, m in state.adapter.items()}
     if {name: tuple(pair[0].shape) for name, pair in saved["vectors"].items()} != shapes:
         raise ValueError(f"the checkpoint {file} belongs to another model: its modules or their ranks differ")
-    with torch.no_grad():
-        for name, m in state.adapter.items():
-            m.delta_s.copy_(saved["vectors"][name][0])
-            m.delta_s_hack.copy_(saved["vectors"][name][1])
+    set_vectors(state.adapter, saved)
     state.optimizer.load_state_dict(saved["optimizer"])
     state.vhack = saved["vhack"] and VHack(**saved["vhack"])
     state.base, state.step = saved["base"], saved["step"]
@@ -361,7 +370,7 @@ def train(
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config).summary()
     trainer = Trainer(config, run_dir)
-    with tqdm(total=config.steps, initial=trainer.state.step, desc=f"{config.arm}{' ' + config.control if config.control else ''}", disable=not progress) as bar:
+    with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():
             bar.update()
             bar.set_postfix({k: f"{row[v]:.2f}" for k, v in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin")) if v in row})

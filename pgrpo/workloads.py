@@ -22,7 +22,7 @@ from .callback import trl_reward, trl_rows
 from .experiment import cores
 from .generator import generated_pairs, generated_problems
 from .grader import grade_many
-from .grpo import make_optimizer, update
+from .grpo import completion_window, make_optimizer, update
 from .policy import load_policy
 from .throughput import grade_cold, sample as graded_texts
 from .vhack import Encoded, completion_nll, encode_completions, extract
@@ -58,7 +58,7 @@ def hooked(model, adapter_bases: dict):  # module name → (U, Vh)
 def base_backward(model, batch: Encoded):
     "Forward and backward of the frozen model, down to its embeddings."
     embedded = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
-    start = int(batch.completion_mask.int().argmax(1).min())
+    start = completion_window(batch)
     logits = model(inputs_embeds=embedded, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=batch.input_ids.shape[1] - start + 1).logits[:, :-1]
     nll = F.cross_entropy(logits.flatten(0, 1), batch.input_ids[:, start:].flatten(), reduction="none") * batch.completion_mask[:, start:].flatten()
     nll.sum().backward()
