@@ -30,6 +30,9 @@ class Config:
     overshoot: float = 1.0
     preserve_magnitude: bool = False
     at: Literal["grad", "update"] = "grad"
+    rollouts_of: Literal["trained", "deployed"] = "trained"  # the model that is sampled and differentiated; "deployed": without δS_hack
+    yardstick: Literal["penalty", "screen", "advantage", "trusted"] | None = None  # what others do, see `pgrpo.yardsticks`
+    monitor: tuple[str, ...] = CORE_MODES  # modes whose hacks the monitor of penalty and screen knows
     # extraction
     pairs: str = "generated"         # "generated", "handwritten", or a JSONL file of pairs
     pair_modes: tuple[str, ...] = CORE_MODES  # leave one out for the weak detector
@@ -84,7 +87,8 @@ class Config:
     @property
     def label(self) -> str:
         "What the arm is called in tables and folders: \"erase\", \"erase random\", \"erase rollout random\"."
-        return " ".join([self.arm, *([self.by] if self.by == "rollout" else []), *([self.control] if self.control else [])])
+        if self.yardstick: return self.yardstick + (" weak" if set(self.monitor) < set(self.modes) else "")
+        return " ".join([self.arm, *([self.by] if self.by == "rollout" else []), *(["deployed"] if self.rollouts_of == "deployed" else []), *([self.control] if self.control else [])])
 
     @property
     def teacher_rows(self) -> int:
@@ -150,7 +154,7 @@ def _contradictions(c: Config):
     for name in ("known", "mix", "tau", "global_floor"):
         if getattr(c, name) is not None and not 0 <= getattr(c, name) <= 1: yield f"{name} is {getattr(c, name)}; it is a share, from 0 to 1"
     if not all(0 <= b < 1 for b in c.betas): yield f"betas are {c.betas}; each has to be from 0 to below 1"
-    for name in ("modes", "pair_modes"):
+    for name in ("modes", "pair_modes", "monitor"):
         unknown = [m for m in getattr(c, name) if m not in MODES]
         if unknown: yield f"{name} names {unknown[0]!r}; the modes are {', '.join(MODES)}"
         if not getattr(c, name): yield f"{name} is empty; name at least one of {', '.join(MODES)}"
@@ -160,6 +164,10 @@ def _contradictions(c: Config):
     if c.group_size < 2: yield "group_size is 1; a rollout needs siblings to be compared with, so take 2 or more"
     if c.arm == "none" and c.at == "update": yield "at=update projects a step, and the arm none projects nothing; choose erase or route"
     if c.preserve_magnitude and c.arm == "route": yield "preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to the gradient that route divides; leave it out"
+    if c.yardstick and c.arm != "none": yield f"a yardstick is read beside the arms, so it goes with the arm none; this has {c.arm} and {c.yardstick}"
+    if c.yardstick and c.control: yield f"the yardstick {c.yardstick} has no control; leave control={c.control} out"
+    if c.monitor != CORE_MODES and c.yardstick not in ("penalty", "screen"): yield "monitor is for the yardsticks penalty and screen; name one of them, or leave it out"
+    if c.rollouts_of == "deployed" and c.arm != "route": yield f"rollouts_of=deployed leaves δS_hack out, which the arm {c.arm} never fills; choose route"
     if c.by == "rollout":
         for name in ("gate", "overshoot", "preserve_magnitude", "at"):
             if getattr(c, name) != Config.__dataclass_fields__[name].default: yield f"by=rollout leaves gradients whole, so {name}={getattr(c, name)} would do nothing; leave it out, or choose by=direction"

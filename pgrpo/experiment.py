@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .config import Config, to_dict
 from .plots import color, dash, save_figure, tint
+from .problems import CORE_MODES
 from .train import RunFolder, write_whole
 
 # %% ../nbs/13_experiment.ipynb #1cffd16b
@@ -37,8 +38,29 @@ ARM_SETTINGS = {
     "erase rollout random": dict(arm="erase", by="rollout", control="random"),
     "route rollout": dict(arm="route", by="rollout"),
     "route rollout random": dict(arm="route", by="rollout", control="random"),
+    "route deployed": dict(arm="route", rollouts_of="deployed"),
+    "route deployed random": dict(arm="route", rollouts_of="deployed", control="random"),
     "ceiling": dict(modes=("gt_only",)),
+    "penalty": dict(yardstick="penalty"),
+    "penalty weak": dict(yardstick="penalty", monitor=CORE_MODES[:2]),
+    "screen": dict(yardstick="screen"),
+    "screen weak": dict(yardstick="screen", monitor=CORE_MODES[:2]),
+    "advantage": dict(yardstick="advantage"),
+    "trusted": dict(yardstick="trusted"),
+    "erase at update": dict(arm="erase", at="update"),
+    "erase no gate": dict(arm="erase", gate="no_gate"),
+    "erase reverse": dict(arm="erase", gate="reverse"),
+    "erase refresh 5": dict(arm="erase", refresh=5),
+    "erase refresh 20": dict(arm="erase", refresh=20),
+    "erase k 1": dict(arm="erase", k=1),
+    "erase k 12": dict(arm="erase", k=12),
+    "erase 8 pairs": dict(arm="erase", n_pairs=8),
+    "erase 24 pairs": dict(arm="erase", n_pairs=24),
+    "erase summed NLL": dict(arm="erase", normalize="sum"),
 }
+for _mode in CORE_MODES:
+    _rest = tuple(m for m in CORE_MODES if m != _mode)
+    ARM_SETTINGS |= {f"erase without {_mode}": dict(arm="erase", pair_modes=_rest), f"erase random without {_mode}": dict(arm="erase", control="random", pair_modes=_rest)}
 MAIN_ARMS = ("none", "erase", "route")
 
 

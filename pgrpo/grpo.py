@@ -327,6 +327,7 @@ def learn(
     max_grad_norm: float | None = None,
     temperature: float = 1.0, micro_batch: int | None = None,
     flagged: torch.Tensor | None = None,  # (B,) bool: act on these rollouts whole, see `set_aside`
+    keep: Callable[[dict], dict] | None = None,  # what is to be kept of the complete gradient, module name → (r,), before anything else
     **loss,                        # max_new_tokens, clip, beta, classic: as in `backward`
 ) -> tuple[Gradients, ProjectedAll | None, Step | None]:
     "Backward, project, step. It is handed advantages; grades never come this far."
@@ -335,7 +336,8 @@ def learn(
     for _ in range(inner_steps):
         gradients = backward(model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss)
         if not len(gradients.rows): return gradients, None, None
-        if flagged is None: projected = intervene(adapter, gradients.total(), V, arm, gate, overshoot, preserve_magnitude, at)
+        total = gradients.total()
+        if flagged is None: projected = intervene(adapter, keep(total) if keep else total, V, arm, gate, overshoot, preserve_magnitude, at)
         else: projected = set_aside(adapter, gradients, flagged, V, arm)
         first = first or (gradients, projected)
         step = take_step(adapter, optimizer, V, arm, at, gate, overshoot, preserve_magnitude, max_grad_norm)
@@ -352,6 +354,7 @@ def update(
     rewards: Mapping[str, float] | None = None,  # format_reward, pass_reward
     timer: Callable[[str], AbstractContextManager] = nullcontext,  # a context for each phase: "generate", "grade", "score", "learn"
     detector: Detector | None = None,  # act on whole rollouts that it flags instead of on the gradient's part along V
+    yardstick=None,                # with the arm none: one of `pgrpo.yardsticks`; two of them are shown the grades
     **how,                         # as in `learn`
 ) -> Update:
     "One GRPO update."
@@ -362,6 +365,12 @@ def update(
     if detector:
         with timer("score"): scores = detector.scores(model, adapter, rollouts.encoded, how.get("micro_batch") or len(rollouts))
         flagged = detector.flags(scores)
-    A = advantages(R, rollouts.group, classic, flagged if arm != "none" else None)
-    with timer("learn"): learnt = learn(model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature, classic=classic, flagged=flagged, **how)
+    aside = flagged if arm != "none" else None
+    if yardstick:
+        with timer("score"): flagged, scores = yardstick.flags(grades, rollouts.problems), yardstick.scores(model, adapter, rollouts.encoded)
+        R = yardstick.rewards(R, rollouts.group, flagged, scores)
+        if yardstick.screens: arm, aside = "erase", flagged
+        how["keep"] = yardstick.gradient
+    A = advantages(R, rollouts.group, classic, aside)
+    with timer("learn"): learnt = learn(model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature, classic=classic, flagged=aside, **how)
     return Update(rollouts, grades, R, A, *learnt, scores, flagged)

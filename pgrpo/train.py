@@ -35,6 +35,7 @@ from .pool import Pool
 from .problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from .projection import total_cin
 from .scores import fit_detector
+from .yardsticks import make_yardstick
 from .vhack import VHack, basis_overlap, extract
 
 # %% ../nbs/12_train.ipynb #331bac1e
@@ -273,6 +274,7 @@ class Trainer:
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
         self.detector = fit_detector(self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31) if config.by == "rollout" else None
+        self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs) if config.yardstick else None
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
@@ -310,10 +312,11 @@ class Trainer:
         problems = step_problems(c, self.problems, s.step)
         teacher = self.pool.draw(problems, c.teacher_rows, seed_for(c.seed, s.step, "teacher"), c.pair_modes) if self.pool else ()
         torch.manual_seed(seed_for(c.seed, s.step, "sample"))
-        done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
-                      dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector,
-                      gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
-                      max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta)
+        with s.adapter.deployed() if c.rollouts_of == "deployed" else nullcontext():
+            done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
+                          dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector, yardstick=self.yardstick,
+                          gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
+                          max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta)
         row = make_row(s.step, done, s.adapter, s.vhack.V)
         row["tokens_per_s"] = int(done.rollouts.encoded.completion_mask[~done.rollouts.teacher].sum()) / extra["sec_generate"]
         return done, row | extra
