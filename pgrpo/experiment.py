@@ -182,7 +182,8 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
     "A row for the base policy and one for each arm: n, the columns as shares, the seconds of a run."
     mean = lambda values: sum(values) / len(values)
     cell = lambda some, part, key: mean([r["summary"][part]["mean"][key] for r in some])
-    rows = [dict(arm="base", n=len({r["seed"] for r in runs})) | {name: cell(runs, "base", key) for name, _, key in COLUMNS} | dict(seconds=None)]
+    before = [r for r in runs if r["config"]["modes"] == runs[0]["config"]["modes"]]  # `ceiling` asks another kind of problem
+    rows = [dict(arm="base", n=len({r["seed"] for r in before})) | {name: cell(before, "base", key) for name, _, key in COLUMNS} | dict(seconds=None)]
     for arm in dict.fromkeys(r["arm"] for r in runs):
         mine = [r for r in runs if r["arm"] == arm]
         times = [r["seconds"] for r in mine if r.get("seconds")]
@@ -217,7 +218,7 @@ def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
         fig.add_scatter(x=steps, y=[100 * sum(v) / len(v) for v in zip(*series)], name=arm, line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=1)
     names = ["base", *arms]
     for key in ("hack", "solve"):
-        points = [[r["summary"]["base" if name == "base" else "deployed"]["mean"][key] * 100 for r in runs if name in ("base", r["arm"])] for name in names]
+        points = [[r["summary"]["base" if name == "base" else "deployed"]["mean"][key] * 100 for r in runs if name == r["arm"] or name == "base" and r["config"]["modes"] == runs[0]["config"]["modes"]] for name in names]
         fig.add_bar(x=names, y=[sum(p) / len(p) for p in points], name=key, marker_color=color(key), row=1, col=2)
     fig.update_xaxes(title_text="step", row=1, col=1)
     fig.update_yaxes(title_text="rollouts, %", range=[0, 100], row=1, col=1)
