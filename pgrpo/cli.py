@@ -49,11 +49,15 @@ def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
     config = preset(args.preset, **_settings(args))
+    if args.dry_run:
+        from pgrpo.plan import plan
+        return print(plan(config).table())
+    from pgrpo.distributed import join
     default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
     folder = Path(args.run_dir or default)
-    with sinks(config, folder, args.tensorboard, args.wandb) as on_row: summary = train(config, folder, progress=not args.quiet, on_row=on_row)
-    print(summary_table(summary))
-    print(f"files: {folder}")
+    with join() as team, sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row:
+        summary = train(config, folder, progress=team.writes and not args.quiet, on_row=on_row, team=team)
+    if team.writes: print(f"{summary_table(summary)}\nfiles: {folder}")
 
 
 def _compare(args):
@@ -163,6 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "train a policy under a preset, or go on with a run")
     with_preset(sub)
     sub.add_argument("--run-dir", "--run_dir", help="the run's folder; runs/PRESET-ARM-SEED by default")
+    sub.add_argument("--dry-run", action="store_true", help="print what the run would need in memory and time, and do nothing")
     sub.add_argument("--tensorboard", metavar="DIR", help="also write the rows as TensorBoard events into this folder")
     sub.add_argument("--wandb", metavar="PROJECT", help="also log the rows to this project of Weights & Biases")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -55,6 +55,7 @@ class Config:
     beta: float = 0.0                # weight of the KL term
     inner_steps: int = 1             # optimizer steps on one batch of rollouts
     micro_batch: int | None = 32     # rollouts a backward, those of like length together; None: all at once
+    checkpointing: bool = False      # compute each layer twice instead of keeping its activations
     mix: float = 0.0                 # share of each group that comes from the teacher pool
     pool: str | None = None          # file of the teacher pool; "handwritten": the one that ships
     format_reward: float = 0.25

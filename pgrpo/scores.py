@@ -57,6 +57,8 @@ class Detector:
     directions: dict   # module name → (modes, r)
     threshold: float   # of the score; at it or above a rollout is flagged
 
+    def to(self, device): return Detector({name: d.to(device) for name, d in self.directions.items()}, self.threshold)
+
     def scores(self, model, adapter, encoded: Encoded, batch_size: int = 128) -> torch.Tensor:  # (B,) fp32 on the CPU
         "Each rollout's score, at the base model whatever the adapter has learnt; `batch_size` rollouts a backward."
         with at_zero(adapter): return gradient_scores(sequence_gradients(model, adapter, encoded, "sum", batch_size), self.directions).cpu()

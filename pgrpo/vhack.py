@@ -99,7 +99,7 @@ def sequence_gradients(
     try:
         for i in range(0, len(encoded), batch_size):
             batch = encoded[i:i + batch_size].to(device)
-            with adapter.deployed(), torch.enable_grad():
+            with adapter.deployed(), adapter.checkpointed(), torch.enable_grad():
                 nll = completion_nll(model, batch, normalize)
                 bad = (~nll.detach().isfinite()).nonzero()[:, 0].tolist()
                 if bad: raise ValueError(f"the loss of {names[i + bad[0]] if names else f'sequence {i + bad[0]}'} is {float(nll[bad[0]].detach())}; check the model's weights and dtype")
