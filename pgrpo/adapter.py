@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .linear import AdaptedLinear, Record, Switches, fold_weight
 from .svd import SVDCache, digest, read_tensors, write_tensors
 
-# %% ../nbs/01_adapter.ipynb #f4e0e2e8
+# %% ../nbs/01_adapter.ipynb #ea6cf9b8
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj",
            "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "in_proj_ba", "out_proj",
            "up_proj", "gate_proj", "down_proj")
@@ -180,7 +180,7 @@ class Adapter(Mapping):
         for name, p in model.named_parameters(): p.requires_grad_(name in self._trainable)
         return model
 
-# %% ../nbs/01_adapter.ipynb #29dad156
+# %% ../nbs/01_adapter.ipynb #43d8b03e
 def wrap(
     model,          # changed in place
     targets=None,   # as in `find_targets`

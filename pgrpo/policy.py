@@ -4,7 +4,7 @@
 __all__ = ['PAD', 'END', 'USER', 'ASSISTANT', 'CONTEXT', 'train_tokenizer', 'policy_config', 'train_policy', 'policy_dir',
            'load_policy', 'end_ids', 'sample', 'SharedChance', 'decode', 'rates', 'evaluate', 'build_policy']
 
-# %% ../nbs/06_policy.ipynb #88549f7a
+# %% ../nbs/06_policy.ipynb #603e17ab
 import json
 import os
 import random
@@ -108,7 +108,7 @@ def train_policy(
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return model.eval(), tokenizer, losses
 
-# %% ../nbs/06_policy.ipynb #470e61df
+# %% ../nbs/06_policy.ipynb #b9385910
 def policy_dir() -> Path:
     "Where the embedded policy lies."
     return data_dir() / "policy"
@@ -161,7 +161,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../nbs/06_policy.ipynb #666c51f8
+# %% ../nbs/06_policy.ipynb #6fec7097
 def sample(
     model,
     tokenizer,

@@ -84,7 +84,7 @@ def completion_nll(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../nbs/07_vhack.ipynb #71c9adca
+# %% ../nbs/07_vhack.ipynb #d3b61ab3
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
