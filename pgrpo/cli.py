@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['make_parser', 'main']
 
-# %% ../nbs/14_cli.ipynb #d96ceefd
+# %% ../nbs/14_cli.ipynb #98308c60
 import argparse
 import inspect
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .config import PRESETS, Config, coerce, field_type, preset
 
-# %% ../nbs/14_cli.ipynb #992a8c08
+# %% ../nbs/14_cli.ipynb #8970a8f2
 class _Parser(argparse.ArgumentParser):
     "A parser whose errors are one sentence."
     def error(self, message):
@@ -44,7 +44,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #3c0abf67
+# %% ../nbs/14_cli.ipynb #1467b617
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
@@ -149,7 +149,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/14_cli.ipynb #972f16af
+# %% ../nbs/14_cli.ipynb #0a843304
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
     parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['share', 'Team', 'join']
 
-# %% ../nbs/20f_distributed.ipynb #d80f901e
+# %% ../nbs/20f_distributed.ipynb #34ac8435
 import os
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,7 +22,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../nbs/20f_distributed.ipynb #589199dc
+# %% ../nbs/20f_distributed.ipynb #0f99df8d
 class Team:
     "The processes of one run. Made by `join`; takes the place of `pgrpo.train.Alone`."
     def __init__(self):

@@ -5,7 +5,7 @@ __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'a
            'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'backward', 'old_logprobs', 'intervene',
            'split', 'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
-# %% ../nbs/09_grpo.ipynb #09e99373
+# %% ../nbs/09_grpo.ipynb #e895e242
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .projection import Projected, ProjectedAll, hack_share, project_all, total_
 from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
-# %% ../nbs/09_grpo.ipynb #f95574cf
+# %% ../nbs/09_grpo.ipynb #0f9079fe
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
@@ -133,7 +133,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../nbs/09_grpo.ipynb #0e1c1bdd
+# %% ../nbs/09_grpo.ipynb #a65193c6
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -238,7 +238,7 @@ def intervene(
         m.delta_s_hack.grad = projected.removed[name].detach().clone() if acts and arm == "route" else None
     return projected
 
-# %% ../nbs/09_grpo.ipynb #21304755
+# %% ../nbs/09_grpo.ipynb #2efaafd9
 def split(
     gradients: Gradients,
     flagged: torch.Tensor,                 # (B,) bool
@@ -312,7 +312,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../nbs/09_grpo.ipynb #a544e45b
+# %% ../nbs/09_grpo.ipynb #dd4c5ab3
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."

@@ -211,7 +211,7 @@ class Plan:
         return "\n".join(lines + ["", f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
                                       "grading, evaluation and the first SVDs come on top"])
 
-# %% ../nbs/20d_plan.ipynb #f83ee02f
+# %% ../nbs/20d_plan.ipynb #d45d3fe2
 def operations(model, run) -> float:
     "FLOPs of what `run` does with a skeleton, without those of the attention itself."
     with FlopCounterMode(display=False) as counter: run(model)
@@ -259,7 +259,8 @@ def tokens_of(texts) -> int:
 
 
 def plan(config: Config) -> Plan:
-    "What a config needs. OSError where its model's architecture cannot be found."
+    "What a config needs. OSError where its model's architecture cannot be found, ValueError for another engine than transformers."
+    if config.engine != "transformers": raise ValueError(f"a plan is computed for engine=transformers alone; leave the engine out, and take the share of vllm_memory ({config.vllm_memory:.0%}) off the card")
     c, dtype = config, getattr(torch, config.dtype)
     problems, held = run_problems(c)
     pairs = run_pairs(c)
@@ -290,4 +291,4 @@ def plan(config: Config) -> Plan:
                  "generate": {"folded weights": folded, "cache of keys and values": cache, "prompts, draws or folding": max(work, live.peak - cache)},
                  "learn": {"folded weights": folded, "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
                  "evaluate": {"folded weights": folded * (2 if c.arm == "route" else 1), "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
-                dict(generate=own * forward, learn=rollouts * (learn + (forward if c.beta else 0))), c.max_new_tokens * (weights + cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps)
+                dict(generate=own * forward, learn=rollouts * (learn * (2 if c.by == "rollout" else 1) + (forward if c.beta else 0))), c.max_new_tokens * (weights + cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps)

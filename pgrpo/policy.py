@@ -4,13 +4,13 @@
 __all__ = ['PAD', 'END', 'USER', 'ASSISTANT', 'CONTEXT', 'train_tokenizer', 'policy_config', 'train_policy', 'policy_dir',
            'load_policy', 'end_ids', 'sample', 'SharedChance', 'decode', 'rates', 'evaluate', 'build_policy']
 
-# %% ../nbs/06_policy.ipynb #603e17ab
+# %% ../nbs/06_policy.ipynb #238b609a
 import json
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +215,7 @@ def decode(tokenizer, completion_ids: Sequence[Sequence[int]]) -> list[str]:
     "Texts of completions, without special tokens."
     return tokenizer.batch_decode(completion_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-# %% ../nbs/06_policy.ipynb #66429968
+# %% ../nbs/06_policy.ipynb #0987752b
 def rates(
     grades: Sequence[Grade],
     modes: Sequence[str],  # of the same length
@@ -237,6 +237,7 @@ def evaluate(
     max_new_tokens: int = 64,
     batch_size: int = 256,
     seed: int = 0,
+    sampler: Callable | None = None,  # called as `sample`, in its place
 ) -> dict[str, dict]:  # see `rates`
     "One sampled completion a problem, graded. The caller's random state is left alone."
     grades = []
@@ -244,7 +245,7 @@ def evaluate(
         torch.manual_seed(seed)
         for start in range(0, len(problems), batch_size):
             some = problems[start:start + batch_size]
-            _, ids = sample(model, tokenizer, [p.prompt(tokenizer) for p in some], max_new_tokens)
+            _, ids = (sampler or sample)(model, tokenizer, [p.prompt(tokenizer) for p in some], max_new_tokens)
             grades += grade_many(list(zip(decode(tokenizer, ids), some)))
     return rates(grades, [p.mode for p in problems])
 

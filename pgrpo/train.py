@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row',
            'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
            'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #b3aba171
+# %% ../nbs/12_train.ipynb #3c959074
 import hashlib
 import json
 import math
@@ -26,16 +26,17 @@ from tqdm.auto import tqdm
 import pgrpo
 from .adapter import Adapter, wrap
 from .config import PRESETS, Config, preset, to_dict
+from .engines import engine_for
 from .generator import generated_pairs, generated_problems
 from .grader import grade_many
 from .grpo import Update, make_optimizer, update
 from .magnitudes import measure, save_magnitudes
-from .policy import decode, evaluate, load_policy, sample
+from .policy import decode, evaluate, load_policy
 from .pool import Pool
 from .problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from .projection import total_cin
 from .scores import Detector, fit_detector
-from .vhack import VHack, basis_overlap, extract
+from .vhack import VHack, basis_overlap, extract, prompt_ids
 
 # %% ../nbs/12_train.ipynb #331bac1e
 def seed_for(*names) -> int:
@@ -181,7 +182,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../nbs/12_train.ipynb #5c63782f
+# %% ../nbs/12_train.ipynb #8380a725
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -251,7 +252,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #45a33af8
+# %% ../nbs/12_train.ipynb #48173968
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
@@ -273,6 +274,7 @@ class Trainer:
         if config.checkpointing: # the second name is that of transformers before 5
             (getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable)(dict(use_reentrant=False))
         adapter = wrap(self.model, rank=config.rank)
+        self.sampler = self.make_engine(adapter)
         self.state = State(adapter, make_optimizer(adapter, config.lr, config.betas, config.weight_decay), None, {})
         checkpoint = self.team.same(lambda: self.folder and self.folder.checkpoint_file.exists() and self.folder.checkpoint_file)
         if checkpoint:
@@ -283,6 +285,13 @@ class Trainer:
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
         self.detector = self.fit_detector() if config.by == "rollout" else None
+
+    def make_engine(self, adapter: Adapter) -> Callable:
+        "What samples, here and in evaluations."
+        c = self.config
+        if c.engine == "vllm" and self.team.hooks: raise ValueError("engine=vllm samples in one process; start the run without torchrun, or leave engine at transformers")
+        longest = max(len(prompt_ids(self.tokenizer, p.prompt(self.tokenizer))) for p in self.problems + self.held) if c.engine == "vllm" else 0
+        return engine_for(c.engine, adapter, c.policy, longest + c.max_new_tokens, c.vllm_memory)
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
@@ -310,7 +319,7 @@ class Trainer:
         "Held-out rates by mode, as trained or as deployed."
         adapter = self.state.adapter
         with adapter.deployed() if deployed else nullcontext(), adapter.folded():
-            return self.team.same(lambda: evaluate(self.model, self.tokenizer, self.held, self.config.max_new_tokens, seed=seed_for(self.config.seed, "evaluation")))
+            return self.team.same(lambda: evaluate(self.model, self.tokenizer, self.held, self.config.max_new_tokens, seed=seed_for(self.config.seed, "evaluation"), sampler=self.sampler))
 
     def refresh(self) -> float:
         "Extract V again with δS_hack ablated; returns the overlap with the V before."
@@ -329,7 +338,7 @@ class Trainer:
         done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
                       dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector,
                       gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
-                      max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta, **self.team.hooks)
+                      max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta, **dict(sampler=self.sampler) | self.team.hooks)
         row = make_row(s.step, done, s.adapter, s.vhack.V)
         row["tokens_per_s"] = int(done.rollouts.encoded.completion_mask[~done.rollouts.teacher].sum()) / extra["sec_generate"]
         return done, row | extra
@@ -364,7 +373,7 @@ class Trainer:
         for deployed in (False, True) if self.config.arm == "route" else (False,):
             with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []), adapter.deployed() if deployed else nullcontext(), adapter.folded():
                 torch.manual_seed(seed_for(self.config.seed, "probe"))
-                texts = decode(self.tokenizer, sample(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
+                texts = decode(self.tokenizer, self.sampler(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
             lines += [dict(step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed, completion=text, **asdict(g)) for p, text, g in zip(asked, texts, grade_many(list(zip(texts, asked))))]
         return lines
 
@@ -375,7 +384,7 @@ class Trainer:
         if self.folder: write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
         return summary
 
-# %% ../nbs/12_train.ipynb #1717cf21
+# %% ../nbs/12_train.ipynb #4d64da62
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
