@@ -3,17 +3,18 @@
 # %% auto #0
 __all__ = ['TARGETS', 'find_targets', 'save_vectors', 'load_vectors', 'folded_copy', 'Adapter', 'wrap']
 
-# %% ../nbs/01_adapter.ipynb #feb5eec3
+# %% ../nbs/01_adapter.ipynb #7d059e30
 import copy, json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 import torch, torch.nn as nn
 from tqdm.auto import tqdm
+from transformers.modeling_layers import GradientCheckpointingLayer
 from .linear import AdaptedLinear, Record, Switches, fold_weight
 from .svd import SVDCache, digest, read_tensors, write_tensors
 
-# %% ../nbs/01_adapter.ipynb #695440db
+# %% ../nbs/01_adapter.ipynb #ea6cf9b8
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj",
            "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "in_proj_ba", "out_proj",
            "up_proj", "gate_proj", "down_proj")
@@ -25,7 +26,8 @@ def find_targets(
     "The Linears to adapt; none, or one that cannot be adapted, is a ValueError that says so"
     wanted = TARGETS if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
     last = lambda name: name.rpartition(".")[2]
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    towers = tuple(f"{name}." for name, m in model.named_modules() if getattr(m, "main_input_name", "input_ids") != "input_ids")
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not name.startswith(towers)}
     found = {name: m for name, m in linears.items() if last(name) in wanted}
     counts = Counter(map(last, linears))
     missing = [t for t in wanted if t not in counts]
@@ -39,10 +41,9 @@ def find_targets(
         if type(m) is not nn.Linear or "forward" in vars(m):
             raise ValueError(f"{name} is no plain nn.Linear but a {type(m).__name__} with a forward of its own; load the model "
                              "without quantisation, other adapters or offloading")
-        if m.weight.is_meta: raise ValueError(f"{name}.weight is on the meta device and has no values; load the weights first")
     return found
 
-# %% ../nbs/01_adapter.ipynb #2be267e0
+# %% ../nbs/01_adapter.ipynb #f05d97a2
 def save_vectors(
     modules, # name → AdaptedLinear
     path,
@@ -84,7 +85,7 @@ def folded_copy(
             if delta.any(): linear.weight.copy_(fold_weight(m.weight, m.U, m.Vh, delta))
     return new
 
-# %% ../nbs/01_adapter.ipynb #e3371815
+# %% ../nbs/01_adapter.ipynb #fb7c33e8
 class Adapter(Mapping):
     "All adapted Linears of one model, by name"
     def __init__(self, model, modules, switches, record, trainable):
@@ -142,6 +143,15 @@ class Adapter(Mapping):
         "Free the folded weights; the next forward builds what it needs. Call it after a write through `.data`"
         for m in self.values(): m.effective.forget()
 
+    @contextmanager
+    def checkpointed(self):
+        "Context for a forward and its backward: layers repeat themselves if `model.gradient_checkpointing_enable()` said so, though the model is in eval mode"
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing and not m.training]
+        for m in layers: m.training = True # of the layer alone: its parts stay in eval mode, without dropout
+        try: yield
+        finally:
+            for m in layers: m.training = False
+
     def record_tokens(self,
         V, # module name → (k, r); modules that it leaves out do not count
     ):
@@ -170,7 +180,7 @@ class Adapter(Mapping):
         for name, p in model.named_parameters(): p.requires_grad_(name in self._trainable)
         return model
 
-# %% ../nbs/01_adapter.ipynb #3e2150a2
+# %% ../nbs/01_adapter.ipynb #43d8b03e
 def wrap(
     model,          # changed in place
     targets=None,   # as in `find_targets`
@@ -180,6 +190,8 @@ def wrap(
     "Adapt a model's Linears, starting at zero, and freeze all else"
     if rank is not None and rank < 1: raise ValueError(f"rank is {rank} and has to be at least 1")
     modules, svd, bases = find_targets(model, targets), SVDCache(cache_dir), {}
+    for name, m in modules.items():
+        if m.weight.is_meta: raise ValueError(f"{name}.weight is on the meta device and has no values; load the weights first")
     for name, m in tqdm(modules.items(), desc="SVD", disable=len(modules) <= 64, delay=1, leave=False):
         U, S, Vh = svd(m.weight, f"{name}.weight")
         bases[name] = (U, S, Vh) if rank is None else (U[:, :rank].clone(), S[:rank].clone(), Vh[:rank].clone())

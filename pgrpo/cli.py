@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['make_parser', 'main']
 
-# %% ../nbs/14_cli.ipynb #d96ceefd
+# %% ../nbs/14_cli.ipynb #98308c60
 import argparse
 import inspect
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .config import PRESETS, Config, coerce, field_type, preset
 
-# %% ../nbs/14_cli.ipynb #992a8c08
+# %% ../nbs/14_cli.ipynb #8970a8f2
 class _Parser(argparse.ArgumentParser):
     "A parser whose errors are one sentence."
     def error(self, message):
@@ -44,16 +44,20 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #3c0abf67
+# %% ../nbs/14_cli.ipynb #1467b617
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
     config = preset(args.preset, **_settings(args))
+    if args.dry_run:
+        from pgrpo.plan import plan
+        return print(plan(config).table())
+    from pgrpo.distributed import join
     default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
     folder = Path(args.run_dir or default)
-    with sinks(config, folder, args.tensorboard, args.wandb) as on_row: summary = train(config, folder, progress=not args.quiet, on_row=on_row)
-    print(summary_table(summary))
-    print(f"files: {folder}")
+    with join() as team, sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row:
+        summary = train(config, folder, progress=team.writes and not args.quiet, on_row=on_row, team=team)
+    if team.writes: print(f"{summary_table(summary)}\nfiles: {folder}")
 
 
 def _compare(args):
@@ -145,7 +149,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/14_cli.ipynb #972f16af
+# %% ../nbs/14_cli.ipynb #0a843304
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
     parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)
@@ -163,6 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "train a policy under a preset, or go on with a run")
     with_preset(sub)
     sub.add_argument("--run-dir", "--run_dir", help="the run's folder; runs/PRESET-ARM-SEED by default")
+    sub.add_argument("--dry-run", action="store_true", help="print what the run would need in memory and time, and do nothing")
     sub.add_argument("--tensorboard", metavar="DIR", help="also write the rows as TensorBoard events into this folder")
     sub.add_argument("--wandb", metavar="PROJECT", help="also log the rows to this project of Weights & Biases")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")

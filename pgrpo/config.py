@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #c146559a
+# %% ../nbs/11_config.ipynb #563320cd
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -22,6 +22,8 @@ class Config:
     device: str = "cpu"              # "cpu", "cuda", "cuda:1"
     threads: int = 1                 # of torch on the CPU; a model this small gains nothing from more
     rank: int | None = None          # leading singular directions that the adapter keeps; None: all
+    engine: Literal["transformers", "vllm"] = "transformers"  # what samples, see `pgrpo.engines`
+    vllm_memory: float = 0.3         # share of the GPU that vLLM takes beside the policy
     # the intervention
     arm: Literal["none", "erase", "route"] = "none"
     by: Literal["direction", "rollout"] = "direction"  # erase or route the part of the gradient along V, or whole rollouts, see `pgrpo.scores`
@@ -58,6 +60,7 @@ class Config:
     beta: float = 0.0                # weight of the KL term
     inner_steps: int = 1             # optimizer steps on one batch of rollouts
     micro_batch: int | None = 32     # rollouts a backward, those of like length together; None: all at once
+    checkpointing: bool = False      # compute each layer twice instead of keeping its activations
     mix: float = 0.0                 # share of each group that comes from the teacher pool
     pool: str | None = None          # file of the teacher pool; "handwritten": the one that ships
     format_reward: float = 0.25
@@ -151,7 +154,7 @@ def _contradictions(c: Config):
         if getattr(c, name) is not None and not getattr(c, name) > 0: yield f"{name} is {getattr(c, name)}; it has to be above 0, or none"
     for name in ("overshoot", "refresh", "beta", "warmup", "weight_decay", "eval_every", "log_rollouts", "log_modules", "probe_every", "seed"):
         if not getattr(c, name) >= 0: yield f"{name} is {getattr(c, name)}; it has to be 0 or more"
-    for name in ("known", "mix", "tau", "global_floor"):
+    for name in ("known", "mix", "tau", "global_floor", "vllm_memory"):
         if getattr(c, name) is not None and not 0 <= getattr(c, name) <= 1: yield f"{name} is {getattr(c, name)}; it is a share, from 0 to 1"
     if not all(0 <= b < 1 for b in c.betas): yield f"betas are {c.betas}; each has to be from 0 to below 1"
     for name in ("modes", "pair_modes", "monitor"):
@@ -176,6 +179,7 @@ def _contradictions(c: Config):
     if c.pool and c.mix == 0: yield "a pool is named, but mix is 0, so it would never be used; raise mix or leave the pool out"
     if c.mix > 0 and not 0 < c.teacher_rows < c.group_size: yield f"mix {c.mix} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; both sides need at least one"
     if c.dtype == "bfloat16" and c.policy == "embedded": yield "the embedded policy is trained in float32; leave dtype at float32, or name another policy"
+    if c.engine == "transformers" and c.vllm_memory != Config.vllm_memory: yield "vllm_memory is for engine=vllm; leave it out, or choose that engine"
     if c.format_reward < 0 or c.pass_reward <= 0: yield "format_reward has to be 0 or more and pass_reward above 0"
 
 # %% ../nbs/11_config.ipynb #ae61ef77

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'advantages', 'completion_logprobs',
-           'completion_window', 'policy_loss', 'Gradients', 'backward', 'old_logprobs', 'intervene', 'split',
-           'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
+           'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'backward', 'old_logprobs', 'intervene',
+           'split', 'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
-# %% ../nbs/09_grpo.ipynb #09e99373
+# %% ../nbs/09_grpo.ipynb #e895e242
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .projection import Projected, ProjectedAll, hack_share, project_all, total_
 from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
-# %% ../nbs/09_grpo.ipynb #f95574cf
+# %% ../nbs/09_grpo.ipynb #0f9079fe
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
@@ -42,6 +42,7 @@ def generate(
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     teacher: Sequence[Sequence[tuple[str, Grade]]] = (),  # for each problem its cached completions; none: all rows are the student's own
+    sampler: Callable | None = None,     # called as `pgrpo.policy.sample`, in its place
 ) -> Rollouts:
     "G rollouts of every problem: the teacher's as they are, the rest sampled in one batch."
     teacher = teacher or [()] * len(problems)
@@ -49,7 +50,7 @@ def generate(
     own = [group_size - len(cached) for cached in teacher]
     if min(own) < 0: raise ValueError(f"a group of {group_size} cannot hold {group_size - min(own)} teacher completions")
     with adapter.folded():
-        starts, drawn = sample(model, tokenizer, [p.prompt(tokenizer) for p, n in zip(problems, own) for _ in range(n)], max_new_tokens, temperature) if any(own) else ([], [])
+        starts, drawn = (sampler or sample)(model, tokenizer, [p.prompt(tokenizer) for p, n in zip(problems, own) for _ in range(n)], max_new_tokens, temperature) if any(own) else ([], [])
     student = iter(zip(starts, drawn, decode(tokenizer, drawn)))
     rows = []
     for g, (p, n, cached) in enumerate(zip(problems, own, teacher)):
@@ -132,7 +133,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../nbs/09_grpo.ipynb #0e1c1bdd
+# %% ../nbs/09_grpo.ipynb #a65193c6
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -150,6 +151,18 @@ class Gradients:
         return {name: g[keep.to(g.device)].sum(0) for name, g in self.rollout.items()}
 
 
+def micro_batches(
+    rollouts: Rollouts,
+    A: torch.Tensor,           # (B,)
+    beta: float = 0.0,
+    size: int | None = None,   # rollouts each, those of like length together, which wastes less on padding; None: one of all, in their order
+) -> list[torch.Tensor]:       # (b,) int64 each
+    "The rollouts that have a gradient: all where there is a KL term, else those that have an advantage."
+    rows = (torch.arange(len(A)) if beta else A.nonzero()[:, 0]).contiguous()
+    if size: rows = rows[rollouts.encoded.attention_mask.sum(1).to(rows.device)[rows].argsort(stable=True)]
+    return list(rows.split(size or len(rows))) if len(rows) else []
+
+
 def backward(
     model, adapter: Adapter,
     rollouts: Rollouts,
@@ -161,22 +174,21 @@ def backward(
     classic: bool = False,           # divide each rollout's loss by its length instead of T_max
     micro_batch: int | None = None,  # rollouts a backward; None: all
     logp_old: torch.Tensor | None = None,  # (B, T) from `old_logprobs`; None: this is the first step on the batch, ρ = 1
+    parts: Sequence[torch.Tensor] | None = None,  # of `micro_batches`: these alone, under the whole batch's denominator; None: all
 ) -> Gradients:
     "∂L/∂δS of every rollout; the vectors' own `.grad` is left alone."
-    rows = (torch.arange(len(A)) if beta else A.nonzero()[:, 0]).contiguous()
-    loss, parts, params = 0.0, [], adapter.parameters()
+    if parts is None: parts = micro_batches(rollouts, A, beta, micro_batch)
+    rows, back = torch.cat([*parts, torch.empty(0, dtype=torch.long)]).sort()
+    loss, found, params = 0.0, [], adapter.parameters()
     kept = [p.grad for p in params]
     for p in params: p.grad = None  # autograd would add to a gradient that is there
     window = completion_window(rollouts.encoded)
-    length = rollouts.encoded.attention_mask.sum(1).to(rows.device)[rows]
-    order = length.argsort(stable=True) if micro_batch else torch.arange(len(rows))  # rows of like length share a micro-batch, which wastes less on padding
-    for some in rows[order].split(micro_batch or max(len(rows), 1)):
-        if not len(some): break
+    for some in parts:
         device = rollouts.encoded.input_ids.device
         encoded = rollouts.encoded[some.to(device)]
         start = completion_window(encoded)
         mask = encoded.completion_mask[:, start:]
-        logp = completion_logprobs(model, encoded, temperature)
+        with adapter.checkpointed(): logp = completion_logprobs(model, encoded, temperature)
         old = logp.detach() if logp_old is None else logp_old[some.to(device), start - window:encoded.input_ids.shape[1] - window]
         ref = None
         if beta:
@@ -185,12 +197,11 @@ def backward(
         scale = mask.sum(1) if classic else max_new_tokens
         part = (each / scale).sum() / len(A)
         if not torch.isfinite(part): raise ValueError(f"the loss of rollouts {some[0]} to {some[-1]} is {part.item()}; lower the learning rate, or look at their log-probabilities")
-        part.backward()
+        with adapter.checkpointed(): part.backward()
         loss += part.item()
-        parts.append({name: g.clone() for name, g in adapter.rollout_grads.items()})
+        found.append({name: g.clone() for name, g in adapter.rollout_grads.items()})
     for p, g in zip(params, kept): p.grad = g
-    back = order.argsort()
-    rollout = {name: torch.cat([part[name] for part in parts])[back.to(m.delta_s.device)] if parts else m.delta_s.new_zeros(0, len(m.delta_s)) for name, m in adapter.items()}
+    rollout = {name: torch.cat([part[name] for part in found])[back.to(m.delta_s.device)] if found else m.delta_s.new_zeros(0, len(m.delta_s)) for name, m in adapter.items()}
     return Gradients(loss, rows, rollout)
 
 
@@ -227,7 +238,7 @@ def intervene(
         m.delta_s_hack.grad = projected.removed[name].detach().clone() if acts and arm == "route" else None
     return projected
 
-# %% ../nbs/09_grpo.ipynb #21304755
+# %% ../nbs/09_grpo.ipynb #2efaafd9
 def split(
     gradients: Gradients,
     flagged: torch.Tensor,                 # (B,) bool
@@ -301,7 +312,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../nbs/09_grpo.ipynb #a544e45b
+# %% ../nbs/09_grpo.ipynb #dd4c5ab3
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -326,6 +337,7 @@ def learn(
     inner_steps: int = 1,
     max_grad_norm: float | None = None,
     temperature: float = 1.0, micro_batch: int | None = None,
+    gradients_of: Callable | None = None,  # called as `backward`, in its place
     flagged: torch.Tensor | None = None,  # (B,) bool: act on these rollouts whole, see `set_aside`
     keep: Callable[[dict], dict] | None = None,  # what is to be kept of the complete gradient, module name → (r,), before anything else
     **loss,                        # max_new_tokens, clip, beta, classic: as in `backward`
@@ -334,7 +346,7 @@ def learn(
     old, first, step = None, None, None
     if inner_steps > 1: old = old_logprobs(model, rollouts, temperature, micro_batch)
     for _ in range(inner_steps):
-        gradients = backward(model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss)
+        gradients = (gradients_of or backward)(model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss)
         if not len(gradients.rows): return gradients, None, None
         total = gradients.total()
         if flagged is None: projected = intervene(adapter, keep(total) if keep else total, V, arm, gate, overshoot, preserve_magnitude, at)
@@ -355,15 +367,16 @@ def update(
     timer: Callable[[str], AbstractContextManager] = nullcontext,  # a context for each phase: "generate", "grade", "score", "learn"
     detector: Detector | None = None,  # act on whole rollouts that it flags instead of on the gradient's part along V
     yardstick=None,                # with the arm none: one of `pgrpo.yardsticks`; two of them are shown the grades
+    sampler: Callable | None = None, grade: Callable | None = None, score: Callable | None = None,  # called as `pgrpo.policy.sample`, `grade_rollouts` and `Detector.scores`, in their place
     **how,                         # as in `learn`
 ) -> Update:
     "One GRPO update."
-    with timer("generate"): rollouts = generate(model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher)
-    with timer("grade"): grades = grade_rollouts(rollouts, **(rewards or {}))
+    with timer("generate"): rollouts = generate(model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher, sampler)
+    with timer("grade"): grades = (grade or grade_rollouts)(rollouts, **(rewards or {}))
     R = reward_tensor(grades)
     scores = flagged = None
     if detector:
-        with timer("score"): scores = detector.scores(model, adapter, rollouts.encoded, how.get("micro_batch") or len(rollouts))
+        with timer("score"): scores = (score or Detector.scores)(detector, model, adapter, rollouts.encoded, how.get("micro_batch") or len(rollouts))
         flagged = detector.flags(scores)
     aside = flagged if arm != "none" else None
     if yardstick:

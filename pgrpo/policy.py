@@ -2,22 +2,23 @@
 
 # %% auto #0
 __all__ = ['PAD', 'END', 'USER', 'ASSISTANT', 'CONTEXT', 'train_tokenizer', 'policy_config', 'train_policy', 'policy_dir',
-           'load_policy', 'sample', 'decode', 'rates', 'evaluate', 'build_policy']
+           'load_policy', 'end_ids', 'sample', 'SharedChance', 'decode', 'rates', 'evaluate', 'build_policy']
 
-# %% ../nbs/06_policy.ipynb #88549f7a
+# %% ../nbs/06_policy.ipynb #238b609a
 import json
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from .generator import generated_problems, supervised_examples
@@ -107,7 +108,7 @@ def train_policy(
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return model.eval(), tokenizer, losses
 
-# %% ../nbs/06_policy.ipynb #470e61df
+# %% ../nbs/06_policy.ipynb #b9385910
 def policy_dir() -> Path:
     "Where the embedded policy lies."
     return data_dir() / "policy"
@@ -138,19 +139,39 @@ def load_policy(
         with _silent() if local else nullcontext(): model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=local)
     except (OSError, ValueError, KeyError) as e:
         raise OSError(f"no causal language model could be loaded from {path!r}: {str(e).splitlines()[0]}") from e
+    end = _turn_end(tokenizer, end_ids(model, tokenizer))
+    if end is None: raise OSError(f"neither the tokenizer nor generation_config.json of {path!r} names an end of sequence; set eos_token in its tokenizer_config.json")
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
 
-# %% ../nbs/06_policy.ipynb #666c51f8
+
+def end_ids(model, tokenizer) -> list[int]:
+    "Every token that ends a completion: those that the model's files name, and the tokenizer's."
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = [named] if isinstance(named, int) else list(named or [])
+    return list(dict.fromkeys(named + [i for i in [tokenizer.eos_token_id] if i is not None]))
+
+
+def _turn_end(tokenizer, ends: list[int]) -> int | None:
+    "Which of the ends closes an answer: the one that the chat template writes (Gemma's is not its tokenizer's eos), else the tokenizer's."
+    if tokenizer.chat_template is not None:
+        said = tokenizer.apply_chat_template([dict(role="user", content="?"), dict(role="assistant", content="answer")], tokenize=False)
+        for i in tokenizer(said.rpartition("answer")[2], add_special_tokens=False).input_ids:
+            if i in ends: return i
+    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
+
+# %% ../nbs/06_policy.ipynb #6fec7097
 def sample(
     model,
     tokenizer,
     prompts: Sequence[str],    # as the model reads them, see `encode_prompt`
     max_new_tokens: int = 64,
     temperature: float = 1.0,  # 0: greedy
+    part: slice | None = None, # sample these rows of the batch alone, with the random numbers that they would have in all of it
 ) -> tuple[list[list[int]], list[list[int]]]:
     "Ids of the prompts and of one completion each, up to and including the first end of sequence. ValueError for a prompt beyond the context."
-    prompt_ids = [tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+    prompt_ids = [tokenizer(p, add_special_tokens=tokenizer.chat_template is None).input_ids for p in prompts]
     longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and len(prompt_ids[longest]) + max_new_tokens > limit:
@@ -160,22 +181,41 @@ def sample(
     ids, mask = (torch.full((len(prompts), width), fill) for fill in (tokenizer.pad_token_id, 0))
     for row, p in enumerate(prompt_ids):
         ids[row, width - len(p):], mask[row, width - len(p):] = torch.tensor(p), 1
-    chance = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
-    with torch.no_grad():
-        out = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=max_new_tokens,
-                             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **chance)
-    return prompt_ids, [_until_end(row, tokenizer.eos_token_id) for row in out[:, width:].tolist()]
+    ends, own = end_ids(model, tokenizer), part or slice(None)
+    draw = bool(temperature) and part is None
+    settings, model.generation_config = model.generation_config, GenerationConfig(
+        max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends, do_sample=draw, **(dict(temperature=temperature, top_k=0, top_p=1.0) if draw else {}))
+    try:
+        with torch.no_grad():
+            out = model.generate(input_ids=ids[own].to(model.device), attention_mask=mask[own].to(model.device),
+                                 logits_processor=[SharedChance(len(ids), own, temperature)] if temperature and part else [])
+    finally: model.generation_config = settings
+    return prompt_ids[own], [_until_end(row, ends) for row in out[:, width:].tolist()]
 
 
-def _until_end(ids: list[int], end: int) -> list[int]:
-    return ids[:ids.index(end) + 1] if end in ids else ids
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    first = next((at for at, i in enumerate(ids) if i in ends), None)
+    return ids if first is None else ids[:first + 1]
+
+
+@dataclass
+class SharedChance:
+    "What `torch.multinomial` would draw for some rows of a batch, had it the whole batch: greedy decoding takes it from here."
+    rows: int            # of the whole batch
+    own: slice           # of them here
+    temperature: float
+
+    def __call__(self, input_ids, scores):  # (b, T), (b, vocabulary) → (b, vocabulary), 0 at the choice and −inf elsewhere
+        p = (scores / self.temperature).softmax(-1)
+        waits = torch.empty(self.rows, p.shape[1], dtype=p.dtype, device=p.device).exponential_()[self.own]
+        return torch.full_like(p, -torch.inf).scatter(1, (p / waits).argmax(1, keepdim=True), 0.0)
 
 
 def decode(tokenizer, completion_ids: Sequence[Sequence[int]]) -> list[str]:
     "Texts of completions, without special tokens."
     return tokenizer.batch_decode(completion_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-# %% ../nbs/06_policy.ipynb #66429968
+# %% ../nbs/06_policy.ipynb #0987752b
 def rates(
     grades: Sequence[Grade],
     modes: Sequence[str],  # of the same length
@@ -197,6 +237,7 @@ def evaluate(
     max_new_tokens: int = 64,
     batch_size: int = 256,
     seed: int = 0,
+    sampler: Callable | None = None,  # called as `sample`, in its place
 ) -> dict[str, dict]:  # see `rates`
     "One sampled completion a problem, graded. The caller's random state is left alone."
     grades = []
@@ -204,7 +245,7 @@ def evaluate(
         torch.manual_seed(seed)
         for start in range(0, len(problems), batch_size):
             some = problems[start:start + batch_size]
-            _, ids = sample(model, tokenizer, [p.prompt(tokenizer) for p in some], max_new_tokens)
+            _, ids = (sampler or sample)(model, tokenizer, [p.prompt(tokenizer) for p in some], max_new_tokens)
             grades += grade_many(list(zip(decode(tokenizer, ids), some)))
     return rates(grades, [p.mode for p in problems])
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['at_zero', 'mode_directions', 'gradient_scores', 'Detector', 'fit_detector']
 
-# %% ../nbs/08a_scores.ipynb #6e71c267
+# %% ../nbs/08a_scores.ipynb #e9a69ed9
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,12 +50,14 @@ def gradient_scores(
     "The largest of a rollout's products with the modes' directions."
     return sum(grads[name].float() @ d.T for name, d in directions.items()).amax(1)
 
-# %% ../nbs/08a_scores.ipynb #f34fcb28
+# %% ../nbs/08a_scores.ipynb #de778ec6
 @dataclass(frozen=True)
 class Detector:
     "Scores rollouts and flags those that score as a labelled hack does."
     directions: dict   # module name → (modes, r)
     threshold: float   # of the score; at it or above a rollout is flagged
+
+    def to(self, device): return Detector({name: d.to(device) for name, d in self.directions.items()}, self.threshold)
 
     def scores(self, model, adapter, encoded: Encoded, batch_size: int = 128) -> torch.Tensor:  # (B,) fp32 on the CPU
         "Each rollout's score, at the base model whatever the adapter has learnt; `batch_size` rollouts a backward."

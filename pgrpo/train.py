@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row', 'write_whole', 'read_jsonl', 'versions',
            'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
-           'load_checkpoint', 'lr_at', 'timed', 'Trainer', 'train', 'summary_table']
+           'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #b3aba171
+# %% ../nbs/12_train.ipynb #3c959074
 import hashlib
 import json
 import math
@@ -26,17 +26,18 @@ from tqdm.auto import tqdm
 import pgrpo
 from .adapter import Adapter, wrap
 from .config import PRESETS, Config, preset, to_dict
+from .engines import engine_for
 from .generator import generated_pairs, generated_problems
 from .grader import grade_many
 from .grpo import Update, make_optimizer, update
 from .magnitudes import measure, save_magnitudes
-from .policy import decode, evaluate, load_policy, sample
+from .policy import decode, evaluate, load_policy
 from .pool import Pool
 from .problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from .projection import total_cin
-from .scores import fit_detector
+from .scores import Detector, fit_detector
 from .yardsticks import make_yardstick
-from .vhack import VHack, basis_overlap, extract
+from .vhack import VHack, basis_overlap, extract, prompt_ids
 
 # %% ../nbs/12_train.ipynb #331bac1e
 def seed_for(*names) -> int:
@@ -182,7 +183,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../nbs/12_train.ipynb #5c63782f
+# %% ../nbs/12_train.ipynb #8380a725
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -252,11 +253,18 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #45a33af8
+# %% ../nbs/12_train.ipynb #48173968
+class Alone:
+    "A run in one process. `pgrpo.distributed.Team` is the same for several."
+    writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
+    def same(self, make): return make()  # made by one process, the same in all
+
+
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
-    def __init__(self, config: Config, run_dir: str | Path | None = None):
-        self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir else None
+    def __init__(self, config: Config, run_dir: str | Path | None = None, team=None):  # team: None for `Alone`
+        self.team = team or Alone()
+        self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         if config.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {config.device}, but torch sees no GPU; choose --device cpu, or the preset demo")
         torch.set_num_threads(config.threads)
@@ -264,17 +272,28 @@ class Trainer:
         self.pairs = run_pairs(config)
         self.pool = self.load_pool() if config.pool else None
         self.model, self.tokenizer = load_policy(config.policy, getattr(torch, config.dtype), config.device)
+        if config.checkpointing: # the second name is that of transformers before 5
+            (getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable)(dict(use_reentrant=False))
         adapter = wrap(self.model, rank=config.rank)
+        self.sampler = self.make_engine(adapter)
         self.state = State(adapter, make_optimizer(adapter, config.lr, config.betas, config.weight_decay), None, {})
-        if self.folder and self.folder.checkpoint_file.exists():
-            load_checkpoint(self.state, self.folder.checkpoint_file)
-            self.folder.cut(self.state.step)
+        checkpoint = self.team.same(lambda: self.folder and self.folder.checkpoint_file.exists() and self.folder.checkpoint_file)
+        if checkpoint:
+            load_checkpoint(self.state, checkpoint)
+            if self.folder: self.folder.cut(self.state.step)
         else:
             if self.folder: self.folder.cut(0)
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
-        self.detector = fit_detector(self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31) if config.by == "rollout" else None
+        self.detector = self.fit_detector() if config.by == "rollout" else None
         self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs) if config.yardstick else None
+
+    def make_engine(self, adapter: Adapter) -> Callable:
+        "What samples, here and in evaluations."
+        c = self.config
+        if c.engine == "vllm" and self.team.hooks: raise ValueError("engine=vllm samples in one process; start the run without torchrun, or leave engine at transformers")
+        longest = max(len(prompt_ids(self.tokenizer, p.prompt(self.tokenizer))) for p in self.problems + self.held) if c.engine == "vllm" else 0
+        return engine_for(c.engine, adapter, c.policy, longest + c.max_new_tokens, c.vllm_memory)
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
@@ -289,14 +308,20 @@ class Trainer:
         "V from the pairs, at the present δS."
         c = self.config
         with (open(os.devnull, "w") if self.state.step else nullcontext(sys.stdout)) as out:
-            return extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor,
-                           control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None)
+            found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor,
+                           batch_size=min(c.micro_batch or 8, 8), control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None))
+        return found.to(self.model.device)
+
+    def fit_detector(self) -> Detector:
+        "Of rollouts to act on whole, from the pairs."
+        c = self.config
+        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31)).to(self.model.device)
 
     def evaluate(self, deployed: bool = False) -> dict:
         "Held-out rates by mode, as trained or as deployed."
         adapter = self.state.adapter
         with adapter.deployed() if deployed else nullcontext(), adapter.folded():
-            return evaluate(self.model, self.tokenizer, self.held, self.config.max_new_tokens, seed=seed_for(self.config.seed, "evaluation"))
+            return self.team.same(lambda: evaluate(self.model, self.tokenizer, self.held, self.config.max_new_tokens, seed=seed_for(self.config.seed, "evaluation"), sampler=self.sampler))
 
     def refresh(self) -> float:
         "Extract V again with δS_hack ablated; returns the overlap with the V before."
@@ -316,7 +341,7 @@ class Trainer:
             done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
                           dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector, yardstick=self.yardstick,
                           gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
-                          max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta)
+                          max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta, **dict(sampler=self.sampler) | self.team.hooks)
         row = make_row(s.step, done, s.adapter, s.vhack.V)
         row["tokens_per_s"] = int(done.rollouts.encoded.completion_mask[~done.rollouts.teacher].sum()) / extra["sec_generate"]
         return done, row | extra
@@ -351,7 +376,7 @@ class Trainer:
         for deployed in (False, True) if self.config.arm == "route" else (False,):
             with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []), adapter.deployed() if deployed else nullcontext(), adapter.folded():
                 torch.manual_seed(seed_for(self.config.seed, "probe"))
-                texts = decode(self.tokenizer, sample(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
+                texts = decode(self.tokenizer, self.sampler(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
             lines += [dict(step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed, completion=text, **asdict(g)) for p, text, g in zip(asked, texts, grade_many(list(zip(texts, asked))))]
         return lines
 
@@ -362,17 +387,18 @@ class Trainer:
         if self.folder: write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
         return summary
 
-# %% ../nbs/12_train.ipynb #1717cf21
+# %% ../nbs/12_train.ipynb #4d64da62
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
     progress: bool = True,
     on_row: Callable[[dict], None] | None = None,  # called with every new row
+    team=None,  # of several processes, as `pgrpo.distributed.join` gives it
 ) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, n}
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config).summary()
-    trainer = Trainer(config, run_dir)
+    trainer = Trainer(config, run_dir, team)
     with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():
             bar.update()

@@ -84,7 +84,7 @@ def completion_nll(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../nbs/07_vhack.ipynb #71c9adca
+# %% ../nbs/07_vhack.ipynb #d3b61ab3
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
@@ -99,7 +99,7 @@ def sequence_gradients(
     try:
         for i in range(0, len(encoded), batch_size):
             batch = encoded[i:i + batch_size].to(device)
-            with adapter.deployed(), torch.enable_grad():
+            with adapter.deployed(), adapter.checkpointed(), torch.enable_grad():
                 nll = completion_nll(model, batch, normalize)
                 bad = (~nll.detach().isfinite()).nonzero()[:, 0].tolist()
                 if bad: raise ValueError(f"the loss of {names[i + bad[0]] if names else f'sequence {i + bad[0]}'} is {float(nll[bad[0]].detach())}; check the model's weights and dtype")

@@ -12,7 +12,7 @@ MODULES = sorted(p.stem for p in (ROOT / "pgrpo").glob("*.py") if p.stem not in 
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
 WIDGETS = {"frame", "phases", "stepper", "tokens", "figure", "inspector", "explorer", "live", "widgets"}  # they need the extra "notebook"
-EXTRAS = {"callback": {"datasets"}, "workloads": {"trl", "peft", "datasets"}, "sinks": {"wandb"}}  # imported only where they are asked for
+EXTRAS = {"callback": {"datasets"}, "workloads": {"trl", "peft", "datasets"}, "sinks": {"wandb"}, "engines": {"vllm"}}  # imported only where they are asked for
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
 REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
 

@@ -1,0 +1,63 @@
+"A model of each kind is trained to its end from its folder, in bf16, and what it became is read back without pgrpo."
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pgrpo.config import preset
+from pgrpo.models import KINDS, tiny
+from pgrpo.policy import encode_prompt, load_policy
+from pgrpo.pool import template_pool
+from pgrpo.train import RunFolder, Trainer, run_problems, train
+from pgrpo.vhack import encode_completions
+
+SETTINGS = dict(dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, mix=0.5, max_new_tokens=8, n_pairs=4, k=2, n_problems=4, modes="sentinel,run_tests",
+                pair_modes="sentinel,run_tests", eval_problems=1, eval_every=1, refresh=1, checkpoint_every=1, probe_every=0, micro_batch=3, beta=1e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGRPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.mark.parametrize("kind, checkpointing", [(kind, kind in ("qwen3_5", "llama")) for kind in KINDS])
+def test_two_steps(kind, checkpointing, tmp_path):
+    settings = SETTINGS | dict(policy=str(tiny(kind, tmp_path / kind)), checkpointing=checkpointing, pool=str(tmp_path / "pool.jsonl.gz"))
+    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(settings["pool"])  # random weights find no hack themselves
+    config = preset("smoke", **settings)
+    summary = train(config, tmp_path / "run", progress=False)
+    rows = RunFolder(tmp_path / "run").rows()
+    assert len(rows) == 2 and rows[1]["norm_delta_s"] > rows[0]["norm_delta_s"] > 0 and rows[1]["norm_delta_s_hack"] > 0
+    assert all(0 < row["cin_t"] <= 1 and row["cout"] < 1e-3 for row in rows) and 0 < rows[1]["basis_overlap"] <= 1
+    assert set(summary) == {"base", "trained", "deployed"} and set(summary["base"]) == {"sentinel", "run_tests", "mean"}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["checkpointing"] == checkpointing
+
+    done = Trainer(config, tmp_path / "run")  # from the checkpoint
+    assert done.state.step == 2
+    done.state.adapter.fold().save_pretrained(tmp_path / "shipped")
+    shipped = AutoModelForCausalLM.from_pretrained(tmp_path / "shipped", dtype=torch.bfloat16).eval()
+    ids = torch.tensor([done.tokenizer(done.held[0].prompt(done.tokenizer)).input_ids])
+    with torch.no_grad(), done.state.adapter.deployed(), done.state.adapter.folded():
+        assert torch.equal(shipped(ids).logits, done.model(ids).logits)
+    assert not torch.equal(shipped(ids).logits, load_policy(settings["policy"], torch.bfloat16)[0](ids).logits.detach())
+
+
+def test_checkpointing_changes_no_row(tmp_path):
+    rows = {}
+    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(tmp_path / "pool.jsonl.gz")
+    for checkpointing in (False, True):
+        found = rows[checkpointing] = []
+        settings = SETTINGS | dict(policy=str(tiny("qwen3", tmp_path / "qwen3")), eval_every=0, pool=str(tmp_path / "pool.jsonl.gz"), checkpointing=checkpointing)
+        for row in Trainer(preset("smoke", **settings)).steps(): found.append({k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))})
+    assert rows[False] == rows[True]
+
+
+def test_texts_and_samples_end_alike(tmp_path):
+    model, tokenizer = load_policy(tiny("gemma2", tmp_path / "gemma2"))
+    encoded = encode_completions(tokenizer, [encode_prompt("What?", tokenizer)], ["answer"])
+    said = tokenizer.apply_chat_template([dict(role="user", content="What?"), dict(role="assistant", content="answer")], tokenize=False)
+    assert encoded.input_ids[0].tolist() == tokenizer(said, add_special_tokens=False).input_ids
+    assert tokenizer.eos_token != "<eos>" and tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
