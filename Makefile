@@ -6,8 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SEEDS  ?= 0
+ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
 
-.PHONY: run test lab notebooks export results clean help
+.PHONY: run test lab notebooks export results experiment clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -33,6 +34,16 @@ lab: $(READY)    ## JupyterLab on one update, step by step
 
 notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
 	$(BIN)/python tools/run_notebooks.py
+
+results: $(READY)    ## draw the results again from data/results: their notebook, figures and the README's tables
+	$(BIN)/python tools/run_notebooks.py 26_results
+	$(BIN)/python tools/readme.py
+
+experiment: $(READY) ## all runs behind the results from nothing, 50 of them, then `results`; goes on where it was stopped
+	@echo "50 runs of about three minutes, one a core: some 80 minutes on two cores"
+	$(BIN)/pgrpo compare demo --arms "$(ARMS)" --seeds 0,1,2,3,4 --out runs/main
+	cp runs/main/results.jsonl data/results/main.jsonl
+	$(MAKE) results
 
 export: $(READY) ## write pgrpo/*.py from the notebooks
 	$(BIN)/nbdev_export

@@ -182,8 +182,8 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
     "A row for the base policy and one for each arm: n, the columns as shares, the seconds of a run."
     mean = lambda values: sum(values) / len(values)
     cell = lambda some, part, key: mean([r["summary"][part]["mean"][key] for r in some])
-    before = [r for r in runs if r["config"]["modes"] == runs[0]["config"]["modes"]]  # `ceiling` asks another kind of problem
-    rows = [dict(arm="base", n=len({r["seed"] for r in before})) | {name: cell(before, "base", key) for name, _, key in COLUMNS} | dict(seconds=None)]
+    before = list({r["seed"]: r for r in runs if r["config"]["modes"] == runs[0]["config"]["modes"]}.values())  # `ceiling` asks for another kind of problem
+    rows = [dict(arm="base", n=len(before)) | {name: cell(before, "base", key) for name, _, key in COLUMNS} | dict(seconds=None)]
     for arm in dict.fromkeys(r["arm"] for r in runs):
         mine = [r for r in runs if r["arm"] == arm]
         times = [r["seconds"] for r in mine if r.get("seconds")]

@@ -312,7 +312,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../nbs/09_grpo.ipynb #dd4c5ab3
+# %% ../nbs/09_grpo.ipynb #8e03bd07
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."

@@ -13,7 +13,7 @@ from scipy.stats import bootstrap
 from .experiment import lay_out
 from .vhack import CONTROLS
 
-# %% ../nbs/13a_statistics.ipynb #4e927c4d
+# %% ../nbs/13a_statistics.ipynb #1310453b
 @dataclass(frozen=True)
 class Difference:
     "arm − other in one figure, paired by seed; shares, not percent."
@@ -38,7 +38,8 @@ def values(
     mode: str = "mean",      # over the modes, or one of them
 ) -> dict[int, float]:       # seed → share
     "One held-out figure of an arm, seed by seed. ValueError for an arm that was not run."
-    found = {r["seed"]: r["summary"]["base" if arm == "base" else part][mode][key] for r in runs if arm in ("base", r["arm"])}
+    asked = [r["config"].get("modes") for r in runs]  # `ceiling` asks for another kind of problem, and its base policy is measured on that
+    found = {r["seed"]: r["summary"]["base" if arm == "base" else part][mode][key] for r, modes in zip(runs, asked) if arm == r["arm"] or arm == "base" and modes == asked[0]}
     if not found: raise ValueError(f"there is no run of {arm!r}; there are {', '.join(dict.fromkeys(r['arm'] for r in runs))}")
     return found
 

@@ -3,15 +3,21 @@ import sys
 from pathlib import Path
 
 from pgrpo.experiment import comparison_table, load_results
-from pgrpo.statistics import differences_table
+from pgrpo.statistics import difference, differences_table, values
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
+def rate(runs, arm, key="hack", part="deployed") -> str:
+    each = values(runs, arm, key, part).values()
+    return f"{100 * sum(each) / len(each):.1f} %"
+
+
 def block() -> str:
-    "The tables as Markdown."
-    one, seeds = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "seeds"))
+    "The tables and findings as Markdown."
+    one, runs = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main"))
+    controls = [c for c in ("erase random", "erase shuffled", "erase nonhack") if any(r["arm"] == c for r in runs)]
     return f"""{BEGIN}
 ## What `make run` shows
 
@@ -19,17 +25,23 @@ def block() -> str:
 
 {comparison_table(one, markdown=True)}
 
-Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed; times are of a machine with two cores and other work on it.
+Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed; times are of a machine with two cores.
 
-Means over seeds, *n* of them, with a random V in place of the real one as control (`pgrpo results data/results/seeds.jsonl`):
+## What more seeds say
 
-{comparison_table(seeds, markdown=True)}
+![Held-out hack rate of the deployed model, a dot for each seed: base, none, erase and its controls](figures/results-hack.svg)
 
-Differences of the deployed model in points, paired by seed, with 95 % bootstrap intervals:
+1. **The policy finds the loophole by itself.** Under `none` the held-out hack rate goes from {rate(runs, "base")} to {rate(runs, "none")}, {difference(runs, "none", "base")}, and honest solving from {rate(runs, "base", "solve")} to {rate(runs, "none", "solve")}.
+2. **Erasing the hack-ward part of the gradient stops it, and it is the direction that does.** `erase` ends at {rate(runs, "erase")}, {difference(runs, "erase", "none")} against `none`; with a V that is not the hack direction {", ".join(f"{rate(runs, c)} ({c.split()[1]})" for c in controls)}. It costs honest solving {difference(runs, "erase", "base", "solve")} against the base policy.
+3. **Routing does not leave a model worth deploying here.** The model that trains hacks {rate(runs, "route", "hack", "trained")}; without its second vector it hacks {rate(runs, "route")} and solves {rate(runs, "route", "solve")}, {difference(runs, "route", "base", "solve")} against the base policy.
 
-{differences_table(seeds, markdown=True)}
+Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [26 results](nbs/26_results.ipynb).
 
-What this says, and what it does not. Left alone, GRPO finds the loophole of every mode, that of `sentinel` only in part on two seeds of three, and forgets most of its honest work over it. Erasing the hack-ward part of the gradient keeps the policy at about the base policy's hack rate and costs a few points of honest solving; a random V of the same shape takes a few points off the hacking and no more, so it is the direction that matters. Routing leaves a deployed model that hardly hacks and solves nothing: the model that trains hacks throughout, so nothing teaches δS the honest way. Acting on whole rollouts instead of directions (`erase rollout`, `route rollout`) is no better here. With three seeds or fewer an interval is a hint; where n is 1 there is none.
+{comparison_table(runs, markdown=True)}
+
+Differences of the deployed model in points:
+
+{differences_table(runs, markdown=True)}
 {END}"""
 
 
