@@ -4,7 +4,7 @@
 __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'COLUMNS', 'Cell', 'sweep', 'cores', 'run_cells', 'results', 'save_results',
            'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure', 'compare']
 
-# %% ../nbs/13_experiment.ipynb #574b2b33
+# %% ../nbs/13_experiment.ipynb #61b14d33
 import json
 import os
 import subprocess
@@ -23,7 +23,7 @@ from .plots import color, dash, save_figure, tint
 from .problems import CORE_MODES
 from .train import RunFolder, write_whole
 
-# %% ../nbs/13_experiment.ipynb #1cffd16b
+# %% ../nbs/13_experiment.ipynb #645c98c4
 ARM_SETTINGS = {
     "none": {},
     "erase": dict(arm="erase"),
@@ -173,7 +173,7 @@ def load_results(path: str | Path) -> list[dict]:
         runs.append(run)
     return runs
 
-# %% ../nbs/13_experiment.ipynb #705b9a6a
+# %% ../nbs/13_experiment.ipynb #d82e6ad2
 COLUMNS = (("hack ↓", "trained", "hack"), ("solve →", "trained", "solve"), ("attempted", "trained", "attempted"),
            ("deployed hack ↓", "deployed", "hack"), ("deployed solve →", "deployed", "solve"))
 
@@ -204,7 +204,7 @@ def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     body = [[row["arm"], str(row["n"]), *(f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS), f"{row['seconds']:.0f} s" if row["seconds"] else ""] for row in comparison(runs)]
     return lay_out(head, body, markdown)
 
-# %% ../nbs/13_experiment.ipynb #c57292c6
+# %% ../nbs/13_experiment.ipynb #10344a02
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
