@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row',
            'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
            'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #3c959074
+# %% ../nbs/12_train.ipynb #d464d74f
 import hashlib
 import json
 import math
@@ -252,7 +252,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #48173968
+# %% ../nbs/12_train.ipynb #35fd5eb3
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
