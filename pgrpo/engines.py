@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../nbs/09b_engines.ipynb #050f38fa
+# %% ../nbs/09b_engines.ipynb #e0c9cc19
 import os
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from .linear import AdaptedLinear, fold_weight
 from .policy import _until_end, end_ids, policy_dir, sample
 from .vhack import prompt_ids
 
-# %% ../nbs/09b_engines.ipynb #8ada8ffd
+# %% ../nbs/09b_engines.ipynb #cd76921f
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
     "The δ that counts in the present context."
     s, h = m.delta_s.detach(), m.delta_s_hack.detach()
@@ -26,7 +26,7 @@ def folded_weights(adapter: Adapter):
     "One by one the name of each adapted weight, as the model's own files have it, and its (d_out, d_in) W_eff in the weight's dtype."
     for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
 
-# %% ../nbs/09b_engines.ipynb #dbe2fc79
+# %% ../nbs/09b_engines.ipynb #9f83f65a
 def _vllm():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try: import vllm
@@ -76,7 +76,7 @@ class VLLM:
             raise RuntimeError("vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, see nbs/09b_engines.ipynb")
         return starts, [_until_end(list(d.token_ids), ends) for d in done]
 
-# %% ../nbs/09b_engines.ipynb #91628fa7
+# %% ../nbs/09b_engines.ipynb #7612d274
 def engine_for(
     name: str,            # "transformers" or "vllm"
     adapter: Adapter, policy: str, max_model_len: int, memory: float = 0.3,  # as in `VLLM`; transformers needs none of them

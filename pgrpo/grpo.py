@@ -21,7 +21,7 @@ from .projection import Projected, ProjectedAll, hack_share, project_all, total_
 from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
-# %% ../nbs/09_grpo.ipynb #0f9079fe
+# %% ../nbs/09_grpo.ipynb #809d25ea
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
@@ -51,6 +51,7 @@ def generate(
     if min(own) < 0: raise ValueError(f"a group of {group_size} cannot hold {group_size - min(own)} teacher completions")
     with adapter.folded():
         starts, drawn = (sampler or sample)(model, tokenizer, [p.prompt(tokenizer) for p, n in zip(problems, own) for _ in range(n)], max_new_tokens, temperature) if any(own) else ([], [])
+    if adapter.train_path == "exact": adapter.drop_folded()  # a backward multiplies with W then, and needs the memory
     student = iter(zip(starts, drawn, decode(tokenizer, drawn)))
     rows = []
     for g, (p, n, cached) in enumerate(zip(problems, own, teacher)):

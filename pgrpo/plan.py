@@ -289,6 +289,6 @@ def plan(config: Config) -> Plan:
                 {"weights": weights, "bases U and Vh": sum(m.U.nbytes + m.Vh.nbytes for m in modules.values()), "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * c.k * coordinates},
                 {"extract": {"activations and logits": extract, "gradients of the pairs": 2 * 4 * coordinates * 2 * len(pairs)},
                  "generate": {"folded weights": folded, "cache of keys and values": cache, "prompts, draws or folding": max(work, live.peak - cache)},
-                 "learn": {"folded weights": folded, "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
+                 "learn": {**({"folded weights": folded} if size >= 4 else {}), "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
                  "evaluate": {"folded weights": folded * (2 if c.arm == "route" else 1), "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
                 dict(generate=own * forward, learn=rollouts * (learn * (2 if c.by == "rollout" else 1) + (forward if c.beta else 0))), c.max_new_tokens * (weights + cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps)
