@@ -21,7 +21,7 @@ from .projection import Projected, ProjectedAll, hack_share, project_all, total_
 from .scores import Detector
 from .vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
-# %% ../nbs/09_grpo.ipynb #0f9079fe
+# %% ../nbs/09_grpo.ipynb #809d25ea
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
