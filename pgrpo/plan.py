@@ -211,7 +211,7 @@ class Plan:
         return "\n".join(lines + ["", f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
                                       "grading, evaluation and the first SVDs come on top"])
 
-# %% ../nbs/20d_plan.ipynb #d45d3fe2
+# %% ../nbs/20d_plan.ipynb #b0e92514
 def operations(model, run) -> float:
     "FLOPs of what `run` does with a skeleton, without those of the attention itself."
     with FlopCounterMode(display=False) as counter: run(model)
