@@ -40,7 +40,7 @@ results: $(READY)    ## draw the results again from data/results: their notebook
 	$(BIN)/python tools/readme.py
 
 experiment: $(READY) ## all runs behind the results from nothing, 50 of them, then `results`; goes on where it was stopped
-	@echo "50 runs of about three minutes, one a core: some 80 minutes on two cores"
+	@echo "50 runs of three to four minutes, one a core: some 90 minutes on two cores"
 	$(BIN)/pgrpo compare demo --arms "$(ARMS)" --seeds 0,1,2,3,4 --out runs/main
 	cp runs/main/results.jsonl data/results/main.jsonl
 	$(MAKE) results
