@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
 SEEDS  ?= 0
 ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
@@ -13,14 +14,20 @@ ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route rando
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
 
-$(READY): settings.ini pyproject.toml setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("pgrpo needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $(READY)
+# what running needs, and what developing needs; the second holds the first
+install = @$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("pgrpo needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")' \
+	&& { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && echo "installing into $(VENV) ..." \
+	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e $(1)
 
-run: $(READY)    ## none, erase and route side by side: a table and a figure
+$(BASE): settings.ini pyproject.toml setup.py constraints.txt
+	$(call install,.)
+	@touch $(BASE)
+
+$(READY): settings.ini pyproject.toml setup.py constraints.txt
+	$(call install,".[dev]")
+	@touch $(BASE) $(READY)
+
+run: $(BASE)     ## none, erase and route side by side: a table and a figure
 	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo --figure figures/demo
 
 test: $(READY)   ## every cell of every notebook, then the tests

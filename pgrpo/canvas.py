@@ -127,10 +127,10 @@ def paint_scatter(panel, trace, ink, previous): # previous: the last scatter's x
             if isinstance(fill[0], str): fill = [rgba(c) for c in fill]
             else: fill = colormap(marker.get("colorscale"))(Normalize(marker.get("cmin"), marker.get("cmax"))(np.array(fill, float)))
         else: fill = fill if fill is color else rgba(fill, opacity)
-        edge = marker.get("line", {})
+        edge, line = marker.get("line", {}), "line" in symbol  # a line has no inside: its one colour is the face's
         panel.ax.scatter(x, y, s=np.square(marker.get("size", 6)), marker=_SYMBOL[symbol], zorder=2.5,
                          facecolors="none" if "open" in symbol else fill, alpha=marker.get("opacity"),
-                         edgecolors=rgba(edge["color"]) if edge.get("color") else fill, linewidths=edge.get("width", 1 if "open" in symbol or "line" in symbol else 0))
+                         edgecolors=None if line else rgba(edge["color"]) if edge.get("color") else fill, linewidths=edge.get("width", 1 if line or "open" in symbol else 0))
     if "text" in mode:
         v, h = (trace.get("textposition", "middle center") + " center").split()[:2]
         dx, dy = {"left": -6, "right": 6}.get(h, 0), {"top": 6, "bottom": -6}.get(v, 0)

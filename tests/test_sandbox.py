@@ -66,9 +66,10 @@ def test_order_is_kept_and_errors_stay_with_their_task(pool):
 
 def test_large_requests_and_replies(pool):
     text = "x" * 3_000_000
-    run, = pool.run([task("return [len(x), x]", [json.dumps([text])], reply_limit=4_000_000)])
+    ample = Limits(cpu=20, wall=60)  # three million letters take a slow machine a while
+    run, = pool.run([task("return [len(x), x]", [json.dumps([text])], ample, reply_limit=4_000_000)])
     assert values(run) == [[3_000_000, text]]
-    run, = pool.run([task("return x * 2", [json.dumps([text])], reply_limit=4_000_000)])
+    run, = pool.run([task("return x * 2", [json.dumps([text])], ample, reply_limit=4_000_000)])
     assert run.ended == "stopped" and len(run.reply) == 4_000_001
 
 
