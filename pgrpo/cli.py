@@ -120,14 +120,12 @@ def _build_policy(args):
 
 
 def _build_pool(args):
-    from pgrpo.pool import pool_table, sampled_pool, template_pool
-    from pgrpo.train import RunFolder, Trainer, run_problems
+    from pgrpo.experiment import pool_of_run
+    from pgrpo.pool import pool_table, template_pool
+    from pgrpo.train import run_problems
     c = preset(args.preset, **_settings(args))
-    rewards = dict(format_reward=c.format_reward, pass_reward=c.pass_reward)
-    if args.from_run:
-        trainer = Trainer(RunFolder(args.from_run).config(), args.from_run)
-        with trainer.state.adapter.folded(): pool = sampled_pool(trainer.model, trainer.tokenizer, run_problems(c)[0], args.n, max_new_tokens=c.max_new_tokens, seed=c.seed, **rewards)
-    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **rewards)
+    if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
+    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, format_reward=c.format_reward, pass_reward=c.pass_reward)
     pool.save(args.out)
     print(pool_table(pool))
     print(f"pool: {args.out}")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #be80c030
+# %% ../nbs/11_config.ipynb #1d717a5d
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -90,7 +90,7 @@ class Config:
     @property
     def label(self) -> str:
         "What the arm is called in tables and folders: \"erase\", \"erase random\", \"erase rollout random\"."
-        if self.yardstick: return self.yardstick + (" weak" if set(self.monitor) < set(self.modes) else "")
+        if self.yardstick: return self.yardstick + (" weak" if set(self.monitor) < set(self.modes) else f" {self.control}" if self.control else "")
         return " ".join([self.arm, *([self.by] if self.by == "rollout" else []), *(["deployed"] if self.rollouts_of == "deployed" else []), *([self.control] if self.control else [])])
 
     @property
@@ -145,7 +145,7 @@ def _as(kind, value):
     if number != int(number): raise ValueError("it takes a whole number")
     return int(number)
 
-# %% ../nbs/11_config.ipynb #b17e0d07
+# %% ../nbs/11_config.ipynb #7893388f
 def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:
@@ -168,7 +168,7 @@ def _contradictions(c: Config):
     if c.arm == "none" and c.at == "update": yield "at=update projects a step, and the arm none projects nothing; choose erase or route"
     if c.preserve_magnitude and c.arm == "route": yield "preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to the gradient that route divides; leave it out"
     if c.yardstick and c.arm != "none": yield f"a yardstick is read beside the arms, so it goes with the arm none; this has {c.arm} and {c.yardstick}"
-    if c.yardstick and c.control: yield f"the yardstick {c.yardstick} has no control; leave control={c.control} out"
+    if c.control and c.yardstick not in (None, "advantage"): yield f"the yardstick {c.yardstick} reads no direction, so it has no control; leave control={c.control} out"
     if c.monitor != CORE_MODES and c.yardstick not in ("penalty", "screen"): yield "monitor is for the yardsticks penalty and screen; name one of them, or leave it out"
     if c.rollouts_of == "deployed" and c.arm != "route": yield f"rollouts_of=deployed leaves δS_hack out, which the arm {c.arm} never fills; choose route"
     if c.by == "rollout":

@@ -286,7 +286,7 @@ class Trainer:
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
         self.detector = self.fit_detector() if config.by == "rollout" else None
-        self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs) if config.yardstick else None
+        self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31) if config.yardstick else None
 
     def make_engine(self, adapter: Adapter) -> Callable:
         "What samples, here and in evaluations."

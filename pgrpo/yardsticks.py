@@ -85,17 +85,19 @@ def clean_bases(
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs)
     return {name: torch.linalg.svd(g.double(), full_matrices=False).Vh[:k].float() for name, g in grads.clean.items()}
 
-# %% ../nbs/09c_yardsticks.ipynb #d18f3b00
+# %% ../nbs/09c_yardsticks.ipynb #a024f2fd
 def make_yardstick(
     name: str,              # "penalty", "screen", "advantage", "trusted"
     modes: Sequence[str],   # those that the monitor knows
     model, tokenizer, adapter, pairs,
+    control: str | None = None,  # of "advantage", as in `pgrpo.scores.mode_directions`
+    seed: int = 0,               # of the control
 ) -> Yardstick:
-    "A yardstick, ready for `update`. ValueError for an unknown name."
+    "A yardstick, ready for `update`. ValueError for an unknown name or control."
     if name == "penalty": return Penalty(tuple(modes))
     if name == "screen": return Screen(tuple(modes))
     if name == "trusted": return Trusted(clean_bases(model, tokenizer, adapter, pairs))
     if name != "advantage": raise ValueError(f"unknown yardstick {name!r}; choose from penalty, screen, advantage, trusted")
-    detector = fit_detector(model, tokenizer, adapter, pairs)
+    detector = fit_detector(model, tokenizer, adapter, pairs, control, seed)
     with at_zero(adapter): clean = pair_gradients(model, tokenizer, adapter, pairs, "sum").clean
     return Discount(detector, float(gradient_scores(clean, detector.directions).std()))

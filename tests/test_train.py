@@ -1,11 +1,10 @@
 "A run is killed for real, at random moments, and has to end up as if nothing had happened."
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -23,9 +22,11 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))} for row in rows]
 
 
-def start(folder):
-    call = f"from pgrpo.config import preset; from pgrpo.train import train; train(preset('smoke', **{SETTINGS!r}), {str(folder)!r}, progress=False)"
-    return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(folder, server=multiprocessing.get_context("forkserver")):  # whose processes find everything imported
+    server.set_forkserver_preload(["pgrpo.train"])
+    process = server.Process(target=train, args=(preset("smoke", **SETTINGS), folder), kwargs=dict(progress=False))
+    process.start()
+    return process
 
 
 def lines(folder):
@@ -46,14 +47,14 @@ def test_sigkill_at_random_steps(tmp_path):
     rng, folder, kills = random.Random(os.environ.get("PGRPO_TEST_SEED", 0)), tmp_path / "killed", 0
     while kills < KILLS:
         process, target, delay = start(folder), rng.randint(0, SETTINGS["steps"] - 2), rng.random() * 0.3
-        while process.poll() is None and lines(folder) <= target: time.sleep(0.01)
+        while process.is_alive() and lines(folder) <= target: time.sleep(0.01)
         time.sleep(delay)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        process.wait()
-        if process.returncode == 0: shutil.rmtree(folder)  # it finished before it could be killed: once more from the start
-        else: assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+        process.join()
+        if process.exitcode == 0: shutil.rmtree(folder)  # it finished before it could be killed: once more from the start
+        else: assert process.exitcode == -signal.SIGKILL
     resumed = train(preset("smoke", **SETTINGS), folder, progress=False)
     assert resumed == undisturbed
     assert timeless(RunFolder(folder).rows()) == timeless(RunFolder(tmp_path / "undisturbed").rows())
