@@ -41,7 +41,7 @@ def template_text(template, **values):
 DASHES = {"solid": (0, ()), "dot": (0, (1, 1.6)), "dash": (0, (4.5, 2)), "longdash": (0, (8, 2.5)),
          "dashdot": (0, (4.5, 1.8, 1, 1.8)), "longdashdot": (0, (8, 2, 1, 2))}
 _SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^",
-           "triangle-down": "v", "star": "*", "circle-open": "o", "line-ns": "|", "line-ew": "_"}
+           "triangle-down": "v", "star": "*", "circle-open": "o", "diamond-open": "D", "square-open": "s", "line-ns": "|", "line-ew": "_"}
 
 def rgba(color, opacity=1.0):
     "A CSS colour as matplotlib's four numbers"
