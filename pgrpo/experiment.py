@@ -57,6 +57,7 @@ ARM_SETTINGS = {
     "erase refresh 5": dict(arm="erase", refresh=5),
     "erase refresh 20": dict(arm="erase", refresh=20),
     "erase k 1": dict(arm="erase", k=1),
+    "erase k 5": dict(arm="erase", k=5),
     "erase k 12": dict(arm="erase", k=12),
     "erase 8 pairs": dict(arm="erase", n_pairs=8),
     "erase 24 pairs": dict(arm="erase", n_pairs=24),

@@ -62,7 +62,7 @@ def difference(
     if len(each) > 1: low, high = bootstrap((each,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
     return Difference(arm, other, len(each), float(each.mean()), float(low), float(high), tuple(each.tolist()))
 
-# %% ../nbs/13a_statistics.ipynb #a51a5601
+# %% ../nbs/13a_statistics.ipynb #3bfe5908
 def percent(
     runs: Sequence[dict], arm: str,
     key: str = "hack", part: str = "deployed", mode: str = "mean",  # as in `values`
@@ -79,14 +79,16 @@ def seeds_figure(
     title: str = "",
     part: str = "deployed", mode: str = "mean",  # as in `values`
 ) -> go.Figure:
-    "One dot a seed, a bar at the mean: claim and controls in one panel."
-    fig = go.Figure()
+    "One dot a seed, a bar at the mean: claim and controls in one panel. Where the names are long the arms stand below one another."
+    fig, below = go.Figure(), sum(map(len, arms)) > 60
+    place = lambda arm, each: dict(x=each, y=[arm] * len(each)) if below else dict(x=[arm] * len(each), y=each)
     for arm in arms:
         each, look = [100 * v for v in values(runs, arm, key, part, mode).values()], color("none" if arm == "base" else arm)
-        fig.add_scatter(x=[arm] * len(each), y=each, mode="markers", marker=dict(color=look, size=9, opacity=0.75), showlegend=False, name=arm, hovertemplate="%{x}: %{y:.1f} %<extra></extra>")
-        fig.add_scatter(x=[arm], y=[sum(each) / len(each)], mode="markers", marker=dict(symbol="line-ew", size=34, color=look, line=dict(width=3, color=look)), showlegend=False, hoverinfo="skip")
-    fig.update_layout(title=title, width=760, height=400)
-    fig.update_yaxes(title_text=f"{key} rate, held out, {part}, %", rangemode="tozero")
+        fig.add_scatter(**place(arm, each), mode="markers", marker=dict(color=look, size=9, opacity=0.75), showlegend=False, name=arm, hovertemplate="%{y}: %{x:.1f} %<extra></extra>" if below else "%{x}: %{y:.1f} %<extra></extra>")
+        fig.add_scatter(**place(arm, [sum(each) / len(each)]), mode="markers", marker=dict(symbol="line-ns" if below else "line-ew", size=20 if below else 34, color=look, line=dict(width=3, color=look)), showlegend=False, hoverinfo="skip")
+    fig.update_layout(title=title, width=760, height=130 + 30 * len(arms) if below else 400)
+    (fig.update_xaxes if below else fig.update_yaxes)(title_text=f"{key} rate, held out, {part}, %", rangemode="tozero")
+    if below: fig.update_yaxes(autorange="reversed")
     return fig
 
 # %% ../nbs/13a_statistics.ipynb #50c906f1
