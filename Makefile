@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 SEEDS  ?= 0
 ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
 
-.PHONY: run test lab notebooks export results experiment clean help
+.PHONY: run test lab notebooks export results experiment variants clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -34,7 +34,7 @@ run: $(BASE)     ## none, erase and route side by side: a table and a figure
 
 test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/python tools/check_notebooks.py
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	PGRPO_STEPS=6 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_browser.py tests/test_browser_inspector.py  # by themselves: they wait for a page
 
@@ -45,13 +45,19 @@ notebooks: $(READY)  ## run all notebooks, write their outputs, export the packa
 	$(BIN)/python tools/run_notebooks.py
 
 results: $(READY)    ## draw the results again from data/results: their notebook, figures and the README's tables
-	$(BIN)/python tools/run_notebooks.py 26_results
+	$(BIN)/python tools/run_notebooks.py 26_results 27_variants
 	$(BIN)/python tools/readme.py
 
-experiment: $(READY) ## all runs behind the results from nothing, 50 of them, then `results`; goes on where it was stopped
+experiment: $(READY) ## the 50 runs behind the main results from nothing, then `results`; goes on where it was stopped
 	@echo "50 runs of three to four minutes, one a core: some 90 minutes on two cores"
 	$(BIN)/pgrpo compare demo --arms "$(ARMS)" --seeds 0,1,2,3,4 --out runs/main
 	cp runs/main/results.jsonl data/results/main.jsonl
+	$(MAKE) results
+
+variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on where it was stopped
+	@echo "more than 100 further runs, one a core: some four hours on two cores"
+	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
+	cp runs/main/results.jsonl data/results/variants.jsonl
 	$(MAKE) results
 
 export: $(READY) ## write pgrpo/*.py from the notebooks

@@ -4,7 +4,7 @@
 __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'POOL_SUFFIX', 'COLUMNS', 'Cell', 'sweep', 'cores', 'pool_of_run', 'run_cells', 'results',
            'save_results', 'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure', 'compare']
 
-# %% ../nbs/13_experiment.ipynb #61b14d33
+# %% ../nbs/13_experiment.ipynb #385ed038
 import json
 import os
 import subprocess
@@ -24,7 +24,7 @@ from .pool import Pool, sampled_pool
 from .problems import CORE_MODES
 from .train import RunFolder, Trainer, run_problems, write_whole
 
-# %% ../nbs/13_experiment.ipynb #645c98c4
+# %% ../nbs/13_experiment.ipynb #76c7823c
 ARM_SETTINGS = {
     "none": {},
     "erase": dict(arm="erase"),
@@ -101,7 +101,7 @@ def sweep(
     pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
     return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
 
-# %% ../nbs/13_experiment.ipynb #bd15360c
+# %% ../nbs/13_experiment.ipynb #2f2b3501
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

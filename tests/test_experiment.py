@@ -58,7 +58,8 @@ def test_stored_runs_are_the_arms_that_they_are_called(file):
     for r in runs:
         assert {k: r["config"][k] for k in base} == base, (r["arm"], r["seed"])
         made = Config(**r["config"])
-        assert all(getattr(made, k) == (tuple(v) if isinstance(v, list) else v) for k, v in ARM_SETTINGS[r["arm"]].items()), r["arm"]
+        assert all(getattr(made, k) == (tuple(v) if isinstance(v, list) else v) for k, v in ARM_SETTINGS[r["arm"]].items() if k != "pool"), r["arm"]
+        assert ("pool" in ARM_SETTINGS[r["arm"]]) == (made.pool is not None) and f"none-{r['seed']}" in (made.pool or f"none-{r['seed']}"), r["arm"]  # "of none" is the run of the same seed
         assert len(r["curves"]["hack_s"]) == made.steps and made.seed == r["seed"]
 
 
@@ -67,8 +68,9 @@ def words(notebook):
     return ["".join(o.get("text") or o.get("data", {}).get("text/markdown", "")) for cell in notebook.cells for o in cell.get("outputs", [])]
 
 
-def test_every_number_of_the_results_notebook_follows_from_the_stored_runs():
-    path = ROOT / "nbs" / "26_results.ipynb"
+@pytest.mark.parametrize("name", ["26_results", "27_variants"])
+def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name):
+    path = ROOT / "nbs" / f"{name}.ipynb"
     stored, fresh = nbformat.read(path, 4), nbformat.read(path, 4)
     NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     said = [w for w in words(fresh) if w]

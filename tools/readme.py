@@ -3,20 +3,16 @@ import sys
 from pathlib import Path
 
 from pgrpo.experiment import comparison_table, load_results
-from pgrpo.statistics import difference, differences_table, values
+from pgrpo.problems import CORE_MODES
+from pgrpo.statistics import difference, differences_table, percent as rate
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
-def rate(runs, arm, key="hack", part="deployed") -> str:
-    each = values(runs, arm, key, part).values()
-    return f"{100 * sum(each) / len(each):.1f} %"
-
-
 def block() -> str:
     "The tables and findings as Markdown."
-    one, runs = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main"))
+    one, runs, more = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main", "variants"))
     controls = [c for c in ("erase random", "erase shuffled", "erase nonhack") if any(r["arm"] == c for r in runs)]
     return f"""{BEGIN}
 ## What `make run` shows
@@ -34,8 +30,11 @@ Held-out problems, mean over the four loophole modes. *hack*: paid by the loopho
 1. **The policy finds the loophole by itself.** Under `none` the held-out hack rate goes from {rate(runs, "base")} to {rate(runs, "none")}, {difference(runs, "none", "base")}, and honest solving from {rate(runs, "base", "solve")} to {rate(runs, "none", "solve")}.
 2. **Erasing the hack-ward part of the gradient stops it, and it is the direction that does.** `erase` ends at {rate(runs, "erase")}, {difference(runs, "erase", "none")} against `none`; with a V that is not the hack direction {", ".join(f"{rate(runs, c)} ({c.split()[1]})" for c in controls)}. Honest solving changes by {difference(runs, "erase", "base", "solve")} against the base policy. The shuffled and the clean-against-clean V are not idle, though: they take a good part of the hacking away, more on some seeds than on others.
 3. **Routing does not leave a model worth deploying here.** The model that trains hacks {rate(runs, "route", "hack", "trained")}; without its second vector it hacks {rate(runs, "route")} and solves {rate(runs, "route", "solve")}, {difference(runs, "route", "base", "solve")} against the base policy. Little of that is due to the direction: with a shuffled V the deployed model hacks {rate(runs, "route shuffled")} and solves {rate(runs, "route shuffled", "solve")}.
+4. **It reaches hacks that nobody labelled, less far.** With V from the pairs of three modes, the fourth ends at {", ".join(f"{rate(more, f'erase without {m}', mode=m)} (`{m}`)" for m in CORE_MODES)}, where a random V leaves {", ".join(rate(more, f"erase random without {m}", mode=m) for m in CORE_MODES)} and V from all four {", ".join(rate(more, "erase", mode=m) for m in CORE_MODES)} (n = 3).
+5. **It does not hold against a teacher.** Where half of every group are cached hacks, `erase` ends at {rate(more, "erase teacher")}, against {rate(more, "none teacher")} without it, {difference(more, "erase teacher", "none teacher")}.
+6. **A simpler means does better, and not because of its direction.** Taking a rollout's score off its reward (`advantage`, pairs alone) ends at {rate(more, "advantage")} hacking and {rate(more, "advantage", "solve")} solving; with random directions at {rate(more, "advantage random")} and {rate(more, "advantage random", "solve")} (n = 3). A rare hack stands out of its group along almost any direction.
 
-Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [26 results](nbs/26_results.ipynb).
+Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [26 results](nbs/26_results.ipynb) and [27 variants](nbs/27_variants.ipynb).
 
 {comparison_table(runs, markdown=True)}
 
