@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['resolved', 'draw']
 
-# %% ../nbs/00_drawing.ipynb #ccfde6f8
+# %% ../nbs/00_drawing.ipynb #efbfef2f
 import base64, io
 import numpy as np
 import plotly.graph_objects as go
@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 from .canvas import DASHES, Panel, histogram_bars, number, paint_bars, paint_heatmap, paint_scatter, plain, rgba
 
-# %% ../nbs/00_drawing.ipynb #c2b91a65
+# %% ../nbs/00_drawing.ipynb #daeeb63b
 def _unpack(value):
     "Plain lists and arrays from plotly's JSON tree, whose arrays may be packed as base64"
     if isinstance(value, dict):
@@ -53,7 +53,7 @@ def resolved(
         traces.append({**_merged(defaults, trace), "type": kind, "_color": colorway[i % len(colorway)]})
     return traces, layout
 
-# %% ../nbs/00_drawing.ipynb #7663636b
+# %% ../nbs/00_drawing.ipynb #1ec77029
 def _dress(panel, layout, ink, grid):
     "Ticks, ranges, grid and titles of a panel"
     ax, size = panel.ax, layout["font"]["size"]
@@ -93,6 +93,16 @@ def _dress(panel, layout, ink, grid):
         axis.set_label_text(plain((settings.get("title") or {}).get("text")), color=ink, fontsize=size)
     ax.set_axisbelow(True)
 
+def _tie(panels):
+    "One range for axes that plotly holds together"
+    for n, side in enumerate("xy"):
+        tied = {}
+        for p in panels: tied.setdefault((p.x, p.y)[n].get("matches") or p.ids[n], []).append(p.ax)
+        for axes in tied.values():
+            starts, ends = zip(*(getattr(ax, f"get_{side}lim")() for ax in axes))
+            widest = (min(starts), max(ends)) if starts[0] < ends[0] else (max(starts), min(ends))
+            for ax in axes: getattr(ax, f"set_{side}lim")(widest)
+
 def _marks(panels, layout, ink, paper):
     "Lines, rectangles and notes"
     by_id = {i: p for p in panels for i in p.ids}
@@ -129,7 +139,7 @@ def _marks(panels, layout, ink, paper):
                           multialignment=note.get("align", "center"), bbox=dict(facecolor=rgba(note["bgcolor"]), linewidth=0, pad=1.5) if note.get("bgcolor") else None,
                           arrowprops=dict(arrowstyle="->", color=rgba(note.get("arrowcolor") or font.get("color", ink)), linewidth=note.get("arrowwidth", 1)) if arrow else None)
 
-# %% ../nbs/00_drawing.ipynb #d5d39d84
+# %% ../nbs/00_drawing.ipynb #a8f9d7d3
 def _colorbar(figure, mesh, trace, ink, size):
     bar = trace.get("colorbar") or {}
     axes = figure.add_axes([0, 0, 1, 1])
@@ -186,6 +196,7 @@ def draw(
         everyone = list(panels.values())
         frame = figure.add_axes([0, 0, 1, 1], zorder=-1); frame.set_axis_off()
         for p in everyone: _dress(p, layout, ink, rgba(p.x.get("gridcolor", "#7f7f7f40")))
+        _tie(everyone)
         _marks(everyone, layout, ink, frame.transAxes)
         shown = [i for i in sorted(entries) if traces[i].get("showlegend", True) and traces[i].get("name")]
         seen, wanted = set(), layout.get("showlegend", len([t for t in traces if t.get("showlegend", True)]) > 1 or any(t.get("showlegend") for t in traces))
