@@ -44,7 +44,7 @@ lab: $(READY)    ## JupyterLab on one update, step by step
 notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
 	$(BIN)/python tools/run_notebooks.py
 
-results: $(READY)    ## draw the results again from data/results: their notebook, figures and the README's tables
+results: $(READY)    ## draw the results again from data/results: their notebooks, figures and the README's tables
 	$(BIN)/python tools/run_notebooks.py 26_results 27_variants
 	$(BIN)/python tools/readme.py
 

@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'POOL_SUFFIX', 'COLUMNS', 'Cell', 'sweep', 'cores', 'pool_of_run', 'run_cells', 'results',
-           'save_results', 'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure', 'compare']
+           'save_results', 'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure',
+           'running_mean', 'compare']
 
 # %% ../nbs/13_experiment.ipynb #385ed038
 import json
@@ -101,7 +102,7 @@ def sweep(
     pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
     return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
 
-# %% ../nbs/13_experiment.ipynb #2f2b3501
+# %% ../nbs/13_experiment.ipynb #60c416c9
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,11 +129,8 @@ def pool_of_run(
                             format_reward=config.format_reward, pass_reward=config.pass_reward, progress=progress)
 
 
-def _make_pool(cell: Cell):
-    file = Path(cell.config.pool)
-    source = file.with_name(file.name.removesuffix(POOL_SUFFIX))
-    if not RunFolder(source).summary_file.exists(): raise ValueError(f"the teacher of {cell.arm}, seed {cell.seed} is the run {source}, which is not finished; put the arm none into the sweep")
-    pool_of_run(source, cell.config, cell.config.teacher_rows, progress=False).save(file)
+def _teacher(cell: Cell) -> Path:
+    return Path(cell.config.pool.removesuffix(POOL_SUFFIX))
 
 
 def _rows_done(cell: Cell) -> int:
@@ -147,10 +145,12 @@ def run_cells(
 ):
     "Run every cell that is not finished, those with a teacher last. RuntimeError, with the end of its log, if one fails; the others are stopped."
     waiting = [c for c in cells if not RunFolder(c.folder).summary_file.exists()]
-    taught = [c for c in waiting if c.config.pool and not Path(c.config.pool).exists() and c.config.pool.endswith(POOL_SUFFIX)]
+    taught = [c for c in waiting if c.config.pool and c.config.pool.endswith(POOL_SUFFIX) and not Path(c.config.pool).exists()]
     if taught:
+        for c in taught:
+            if not RunFolder(_teacher(c)).summary_file.exists() and _teacher(c) not in [other.folder for other in cells]: raise ValueError(f"the teacher of {c.arm}, seed {c.seed} is the run {_teacher(c)}, which is not there; put the arm none into the sweep")
         run_cells([c for c in waiting if c not in taught], workers, progress)
-        for cell in {c.config.pool: c for c in taught}.values(): _make_pool(cell)
+        for c in {c.config.pool: c for c in taught}.values(): pool_of_run(_teacher(c), c.config, c.config.teacher_rows, progress=False).save(c.config.pool)
         waiting = taught
     bars = {c.folder: tqdm(total=c.config.steps, desc=f"{c.arm}, seed {c.seed}", position=i, disable=not progress) for i, c in enumerate(waiting)}
     running = {}
@@ -246,13 +246,13 @@ def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     body = [[row["arm"], str(row["n"]), *(f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS), f"{row['seconds']:.0f} s" if row["seconds"] else ""] for row in comparison(runs)]
     return lay_out(head, body, markdown)
 
-# %% ../nbs/13_experiment.ipynb #10344a02
+# %% ../nbs/13_experiment.ipynb #436ee8fb
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
     fig = make_subplots(1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1, subplot_titles=("rollouts that hack, while training", "held out, deployed"))
     for arm in arms:
-        series = [_smooth(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
+        series = [running_mean(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
         steps = list(range(len(series[0])))
         if len(series) > 1:
             low, high = [[100 * f(values) for values in zip(*series)] for f in (min, max)]
@@ -267,10 +267,14 @@ def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     fig.update_yaxes(title_text="completions, %", range=[0, 100], row=1, col=2)
     n = len({r["seed"] for r in runs})
     fig.update_layout(title=f"Reward hacking under GRPO, left alone, erased and routed ({n} seed{'s' if n > 1 else ''})", width=980, height=420)
+    if len(arms) > 8: # names do not fit side by side, nor all arms beside a figure of that height
+        fig.update_xaxes(tickangle=-90, row=1, col=2)
+        fig.update_layout(width=max(980, 500 + 30 * len(arms)), height=max(560, 200 + 21 * len(arms)))
     return fig
 
 
-def _smooth(values, width):
+def running_mean(values: Sequence[float], width: int = 5) -> list[float]:
+    "Each value with up to width − 1 before it, averaged."
     return [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
 
 # %% ../nbs/13_experiment.ipynb #6c221265

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['CONTROLS', 'Encoded', 'prompt_ids', 'stack_completions', 'encode_completions', 'completion_nll', 'sequence_gradients',
            'encode_pairs', 'PairGradients', 'pair_gradients', 'top_directions', 'drop_weak', 'haar', 'model_hash',
-           'VHack', 'controlled_differences', 'random_like', 'extract', 'agreement', 'overlaps', 'basis_overlap',
-           'pairs_from_rollouts']
+           'VHack', 'controlled_differences', 'random_like', 'extract', 'agreement', 'overlaps', 'unrelated_overlap',
+           'basis_overlap', 'pairs_from_rollouts']
 
 # %% ../nbs/07_vhack.ipynb #db2bc395
 import difflib, hashlib, json, math, random, warnings, weakref
@@ -305,12 +305,19 @@ def agreement(
     "How many pairs lie on the hack side of each row"
     return {name: (differences[name] @ v.T > 0).float().mean(0) for name, v in V.items()}
 
-# %% ../nbs/07_vhack.ipynb #8fa05238
+# %% ../nbs/07_vhack.ipynb #d4b1e5d6
 def overlaps(
     old: Mapping, new: Mapping, # V: module name → (k, r)
 ) -> dict: # module name → 0 to 1, for the modules that both have
     "Mean squared cosine of the principal angles between two bases, module by module"
     return {n: float((v @ new[n].T).square().sum() / min(len(v), len(new[n]))) for n, v in old.items() if n in new}
+
+def unrelated_overlap(
+    old: Mapping, new: Mapping, # V: module name → (k, r)
+) -> float: # mean over the modules that both have
+    "What `basis_overlap` would be if the two had nothing to do with each other"
+    both = [n for n in old if n in new]
+    return math.fsum(max(len(old[n]), len(new[n])) / old[n].shape[1] for n in both) / len(both)
 
 def basis_overlap(
     old: Mapping, new: Mapping, # V: module name → (k, r)
@@ -320,8 +327,7 @@ def basis_overlap(
     if not each: raise ValueError("the two bases have no module in common, so they cannot be compared")
     mean = math.fsum(each.values()) / len(each)
     if mean < 0.2:
-        null = math.fsum(max(len(old[n]), len(new[n])) / old[n].shape[1] for n in each) / len(each)
-        warnings.warn(f"the hack basis has turned away: overlap {mean:.2f} with the one before, where unrelated bases have {null:.2f}; refresh more often, or take more pairs", stacklevel=2)
+        warnings.warn(f"the hack basis has turned away: overlap {mean:.2f} with the one before, where unrelated bases have {unrelated_overlap(old, new):.2f}; refresh more often, or take more pairs", stacklevel=2)
     return mean
 
 # %% ../nbs/07_vhack.ipynb #ebbc34a4

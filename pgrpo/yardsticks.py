@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Yardstick', 'Monitor', 'Penalty', 'Screen', 'Discount', 'Trusted', 'clean_bases', 'make_yardstick']
 
-# %% ../nbs/09c_yardsticks.ipynb #f44e39bf
+# %% ../nbs/09c_yardsticks.ipynb #94f43d53
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 
 from .grader import Grade
 from .problems import Problem
-from .scores import Detector, at_zero, fit_detector, gradient_scores
+from .scores import Detector, at_zero, detector_of, gradient_scores
 from .vhack import pair_gradients
 
 # %% ../nbs/09c_yardsticks.ipynb #04a3da7a
@@ -85,7 +85,7 @@ def clean_bases(
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs)
     return {name: torch.linalg.svd(g.double(), full_matrices=False).Vh[:k].float() for name, g in grads.clean.items()}
 
-# %% ../nbs/09c_yardsticks.ipynb #a024f2fd
+# %% ../nbs/09c_yardsticks.ipynb #bcfcc959
 def make_yardstick(
     name: str,              # "penalty", "screen", "advantage", "trusted"
     modes: Sequence[str],   # those that the monitor knows
@@ -98,6 +98,6 @@ def make_yardstick(
     if name == "screen": return Screen(tuple(modes))
     if name == "trusted": return Trusted(clean_bases(model, tokenizer, adapter, pairs))
     if name != "advantage": raise ValueError(f"unknown yardstick {name!r}; choose from penalty, screen, advantage, trusted")
-    detector = fit_detector(model, tokenizer, adapter, pairs, control, seed)
-    with at_zero(adapter): clean = pair_gradients(model, tokenizer, adapter, pairs, "sum").clean
-    return Discount(detector, float(gradient_scores(clean, detector.directions).std()))
+    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum")
+    detector = detector_of(grads, [p.mode for p in pairs], control, seed)
+    return Discount(detector, float(gradient_scores(grads.clean, detector.directions).std()))
