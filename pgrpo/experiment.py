@@ -25,7 +25,7 @@ from .pool import Pool, sampled_pool
 from .problems import CORE_MODES
 from .train import RunFolder, Trainer, run_problems, write_whole
 
-# %% ../nbs/13_experiment.ipynb #76c7823c
+# %% ../nbs/13_experiment.ipynb #180e0834
 ARM_SETTINGS = {
     "none": {},
     "erase": dict(arm="erase"),
@@ -60,6 +60,7 @@ ARM_SETTINGS = {
     "erase k 1": dict(arm="erase", k=1),
     "erase k 5": dict(arm="erase", k=5),
     "erase k 12": dict(arm="erase", k=12),
+    "erase random k 12": dict(arm="erase", k=12, control="random"),
     "erase 8 pairs": dict(arm="erase", n_pairs=8),
     "erase 24 pairs": dict(arm="erase", n_pairs=24),
     "erase 64 pairs": dict(arm="erase", n_pairs=64),
@@ -102,7 +103,7 @@ def sweep(
     pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
     return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
 
-# %% ../nbs/13_experiment.ipynb #60c416c9
+# %% ../nbs/13_experiment.ipynb #bd9afe93
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -123,7 +124,7 @@ def pool_of_run(
     progress: bool = True,
 ) -> Pool:
     "Hacks of a trained policy, as its run left it."
-    teacher = Trainer(RunFolder(folder).config(), folder)
+    teacher = Trainer(RunFolder(folder).config(), folder, progress=False)
     with teacher.state.adapter.folded():
         return sampled_pool(teacher.model, teacher.tokenizer, run_problems(config)[0], n, max_new_tokens=config.max_new_tokens, seed=config.seed,
                             format_reward=config.format_reward, pass_reward=config.pass_reward, progress=progress)

@@ -60,7 +60,14 @@ def test_stored_runs_are_the_arms_that_they_are_called(file):
         made = Config(**r["config"])
         assert all(getattr(made, k) == (tuple(v) if isinstance(v, list) else v) for k, v in ARM_SETTINGS[r["arm"]].items() if k != "pool"), r["arm"]
         assert ("pool" in ARM_SETTINGS[r["arm"]]) == (made.pool is not None) and f"none-{r['seed']}" in (made.pool or f"none-{r['seed']}"), r["arm"]  # "of none" is the run of the same seed
-        assert len(r["curves"]["hack_s"]) == made.steps and made.seed == r["seed"]
+        assert len(r["curves"]["hack_s"] if "curves" in r else r["steps"]) == made.steps and made.seed == r["seed"]
+
+
+def test_looking_changed_no_run():
+    "The runs that were measured at every step end as those that were not."
+    plain = {(r["arm"], r["seed"]): r["summary"] for r in load_results(ROOT / "data" / "results" / "variants.jsonl")}
+    looked = load_results(ROOT / "data" / "results" / "diagnostics.jsonl")
+    assert len(looked) == 6 and all(r["summary"] == plain[r["arm"], r["seed"]] for r in looked)
 
 
 def words(notebook):
