@@ -42,13 +42,13 @@ def spectrum_location(
         shares.append(torch.zeros(len(v), parts).index_add(1, part, energy) / energy.sum(1, keepdim=True))
     return torch.cat(shares).mean(0)
 
-# %% ../nbs/13b_diagnostics.ipynb #c6fb315a
+# %% ../nbs/13b_diagnostics.ipynb #bc09d9de
 def diagnose(
     config: Config,
     every: int = 8,         # steps from one look at V to the next
 ) -> dict:                  # seed, config, summary, and `steps`: a dict a step
     "Train as `config` says and measure at every step what V sees. Nothing is written."
-    trainer, steps = Trainer(config), []
+    trainer, steps = Trainer(config, progress=False), []
     first, other = trainer.state.vhack.V, random_like(trainer.state.vhack, config.seed).V
     while trainer.state.step < config.steps:
         done, row = trainer.update()

@@ -66,7 +66,7 @@ def interrupt_asks(asked: threading.Event):
     try: yield
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/18b_live.ipynb #a9270b57
+# %% ../nbs/18b_live.ipynb #e9afde87
 @dataclass(frozen=True)
 class Watched:
     "What watched training came to."
@@ -130,7 +130,7 @@ def _train_all(runs, folder, rows, summaries, on_row):
         if finished:
             rows[name], summaries[name] = RunFolder(place).rows(), RunFolder(place).open(config).summary()
             continue
-        trainer = Trainer(config, place)
+        trainer = Trainer(config, place, progress=False)
         rows[name] = trainer.folder.rows() if place else []
         for row in trainer.steps():
             rows[name].append(row)

@@ -4,10 +4,9 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
            'Likelihoods', 'Effect', 'norms', 'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../nbs/15a_trace.ipynb #31823a64
+# %% ../nbs/15a_trace.ipynb #4c1d332d
 import contextlib
 import copy
-import io
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +178,7 @@ def drawn_problems(
     draws = {f"step-{seed}-{i}": one(i) for i in range(n)}
     return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(replace(draws[p.id], mode=p.mode), random.Random(p.id))
 
-# %% ../nbs/15a_trace.ipynb #6417a49f
+# %% ../nbs/15a_trace.ipynb #e76e6b6a
 class Trace:
     "One update of one policy, phase by phase, under any settings"
     def __init__(
@@ -202,8 +201,7 @@ class Trace:
         "The embedded policy before training, n drawn problems, V from the pairs of a config"
         model, tokenizer = load_policy()
         adapter = wrap(model)
-        with contextlib.redirect_stdout(io.StringIO()):
-            V = extract(model, tokenizer, adapter, run_pairs(config), config.k, config.normalize, config.tau, config.global_floor).V
+        V = extract(model, tokenizer, adapter, run_pairs(config), config.k, config.normalize, config.tau, config.global_floor, progress=False).V
         return cls(model, tokenizer, adapter, V, *drawn_problems(n, seed), config, **more)
 
     def chosen(self, settings: Settings) -> list[Problem]:

@@ -253,7 +253,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #33f0fea3
+# %% ../nbs/12_train.ipynb #307fb55e
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
@@ -262,8 +262,8 @@ class Alone:
 
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
-    def __init__(self, config: Config, run_dir: str | Path | None = None, team=None):  # team: None for `Alone`
-        self.team = team or Alone()
+    def __init__(self, config: Config, run_dir: str | Path | None = None, team=None, progress: bool = True):  # team: None for `Alone`; progress: say whether the cache had V
+        self.team, self.progress = team or Alone(), progress
         self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         if config.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {config.device}, but torch sees no GPU; choose --device cpu, or the preset demo")
@@ -307,9 +307,8 @@ class Trainer:
     def extract(self) -> VHack:
         "V from the pairs, at the present δS."
         c = self.config
-        with (open(os.devnull, "w") if self.state.step else nullcontext(sys.stdout)) as out:
-            found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor,
-                           batch_size=min(c.micro_batch or 8, 8), control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None))
+        found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=min(c.micro_batch or 8, 8),
+                                               control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None, progress=self.progress))
         return found.to(self.model.device)
 
     def fit_detector(self) -> Detector:
@@ -387,7 +386,7 @@ class Trainer:
         if self.folder: write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
         return summary
 
-# %% ../nbs/12_train.ipynb #4d64da62
+# %% ../nbs/12_train.ipynb #a214fb30
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
@@ -398,7 +397,7 @@ def train(
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config).summary()
-    trainer = Trainer(config, run_dir, team)
+    trainer = Trainer(config, run_dir, team, progress)
     with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():
             bar.update()

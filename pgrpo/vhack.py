@@ -253,7 +253,7 @@ def random_like(
     V = {name: haar(*v.shape, generator).to(v.device) for name, v in vhack.V.items()}
     return replace(vhack, V=V, about={**vhack.about, "control": "random", "seed": seed})
 
-# %% ../nbs/07_vhack.ipynb #72eda159
+# %% ../nbs/07_vhack.ipynb #b92023ec
 def extract(
     model, tokenizer, adapter, # adapter: `wrap(model)`
     pairs: Sequence[Pair], # at least k
@@ -265,6 +265,7 @@ def extract(
     control: str | None = None, # "random", "shuffled", "nonhack"
     seed: int = 0, # of the control
     cache_dir=None, # None: the user's cache folder; False: no cache
+    progress: bool = True, # say whether the cache had it
 ) -> VHack: # on the model's device
     "The top-k directions of ∇NLL(hack) − ∇NLL(clean) in every module, with δS_hack ablated"
     if not 1 <= k <= len(pairs): raise ValueError(f"{k} directions cannot come out of {len(pairs)} pairs; k has to be from 1 to the number of pairs")
@@ -281,7 +282,9 @@ def extract(
         if path.exists():
             try: cached = VHack.load(path, adapter)
             except (ValueError, OSError) as error: warnings.warn(f"V cache: {error}; extracting again", stacklevel=2)
-            else: print(f"V cache: hit, {cached}"); return cached
+            else:
+                if progress: print(f"V cache: hit, {cached}")
+                return cached
     grads = pair_gradients(model, tokenizer, adapter, pairs, normalize, batch_size)
     differences = controlled_differences(grads, [p.mode for p in pairs], control, seed)
     for name, D in differences.items():
@@ -294,7 +297,7 @@ def extract(
     if path is not None:
         try: result.save(path)
         except OSError as error: warnings.warn(f"V cache: cannot write {path} ({error.strerror or error}); set cache_dir or PGRPO_CACHE to a folder that can be written", stacklevel=2)
-        print(f"V cache: miss, extracted {result}")
+        if progress: print(f"V cache: miss, extracted {result}")
     return result
 
 # %% ../nbs/07_vhack.ipynb #83b75715

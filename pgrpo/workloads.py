@@ -4,10 +4,9 @@
 __all__ = ['in_turn', 'hooked', 'base_backward', 'ours_backward', 'hooks_backward', 'completions_batch', 'forward_backward',
            'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed', 'grader_speed']
 
-# %% ../nbs/20e_workloads.ipynb #8c8a9dfa
+# %% ../nbs/20e_workloads.ipynb #b76ede24
 import contextlib
 import copy
-import io
 import tempfile
 import time
 import warnings
@@ -41,7 +40,7 @@ def in_turn(
             seconds[name].append(time.perf_counter() - start)
     return {name: each[1:] for name, each in seconds.items()}
 
-# %% ../nbs/20e_workloads.ipynb #6af3c872
+# %% ../nbs/20e_workloads.ipynb #2de66a73
 @contextlib.contextmanager
 def hooked(model, adapter_bases: dict):  # module name → (U, Vh)
     "The adapter as one would first write it; yields module name → δ, each (r,) with a gradient."
@@ -99,7 +98,7 @@ def forward_backward(rows: int, repeat: int, length: int | None = None, width: i
     with hooked(plain, {name: (m.U, m.Vh) for name, m in adapter.items()}) as deltas:
         return in_turn(dict(ours=lambda: ours_backward(model, adapter, batch), hooks=lambda: hooks_backward(plain, deltas, batch), base=lambda: base_backward(base, batch)), repeat)
 
-# %% ../nbs/20e_workloads.ipynb #d8d1e4ed
+# %% ../nbs/20e_workloads.ipynb #6428d78e
 class _Between(TrainerCallback):
     "Times each step of a Trainer, and runs something else between two of them."
     def __init__(self, other: Callable): self.other, self.theirs, self.ours = other, [], []
@@ -116,7 +115,7 @@ def our_update(prompts: int, group: int, max_new_tokens: int) -> Callable[[], ob
     model, tokenizer = load_policy()
     adapter = wrap(model)
     optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
-    with contextlib.redirect_stdout(io.StringIO()): V = extract(model, tokenizer, adapter, generated_pairs(24)).V
+    V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
     return lambda: update(model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens)
 
 
