@@ -93,7 +93,7 @@ def nulls(seen: Magnitudes) -> dict[str, float]:  # module → cin of a random b
     "sqrt(k / 2r) of every module that has a basis."
     return {name: null_cin(len(c), len(seen.before[name])) for name, c in seen.coef.items()}
 
-# %% ../nbs/18_inspector.ipynb #c9236b59
+# %% ../nbs/18_inspector.ipynb #801cc79a
 LABELS = {
     "cin": ("hack-ward share of g (cin)", "cin", ".0%"),
     "cout": ("hack-ward share of g after the gate (cout)", "cout", ".0%"),
@@ -130,7 +130,7 @@ def module_map(
     top = (max(known, default=0) if top is None else top) or 1.0
     fig = go.Figure(go.Heatmap(z=z, x=[str(c) for c in columns], y=rows, zmin=0, zmax=top, customdata=custom, name=quantity, colorbar=dict(title_text=symbol, tickformat=form, x=1.01),
                                hovertemplate="%{customdata[0]}<br>" + symbol + " %{z:" + (".3g" if form.endswith(("e", "f")) else form) + "}<br>%{customdata[1]}<extra></extra>"))
-    for at, mark, label in ((weak, "circle", "not above its random line"), (bare, "x", "no V"), ([(columns.index(places[chosen][1]), rows.index(places[chosen][0]))] if chosen else [], "circle-open", "chosen")):
+    for at, mark, label in ((weak, "circle", "not above its random line"), (bare, "square-open", "no V"), ([(columns.index(places[chosen][1]), rows.index(places[chosen][0]))] if chosen else [], "circle-open", "chosen")):
         small = max(3, min(6, 300 // len(columns)))
         fig.add_scatter(x=[str(columns[c]) for c, _ in at], y=[rows[r] for _, r in at], mode="markers", name=label, hoverinfo="skip",
                         marker=dict(symbol=mark, size=small if mark != "circle-open" else 13, color=INK if mark != "circle-open" else color("erase"), line=dict(width=3 if mark == "circle-open" else 0, color=color("erase"))), showlegend=bool(at))
@@ -140,7 +140,7 @@ def module_map(
     fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=760, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
     return fig
 
-# %% ../nbs/18_inspector.ipynb #af1c75f5
+# %% ../nbs/18_inspector.ipynb #9f057b07
 _TITLES = ("coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W", "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖")
 
 
@@ -172,7 +172,7 @@ def module_figure(
     few = slice((r - 1) % (1 + r // 256), None, 1 + r // 256)  # of two smooth curves; the last point is among them
     hack, grey, arm = color("hack"), color("none"), color("erase" if record.arm == "none" else record.arm)
     column = seen.rollouts[:, seen.modules.index(name)].tolist() if len(c) else []
-    line = lambda i, x, y, name, dash="solid", colour=grey, **more: dict(type="scatter", x=x, y=y, mode="lines", name=name, line=dict(color=colour, dash=dash, width=1.5), xaxis=f"x{i}", yaxis=f"y{i}", **more)
+    line = lambda i, x, y, name, dash="solid", colour=grey, width=1.5, **more: dict(type="scatter", x=x, y=y, mode="lines", name=name, line=dict(color=colour, dash=dash, width=width), xaxis=f"x{i}", yaxis=f"y{i}", **more)
     bars = lambda i, x, y, name, colour, **more: dict(type="bar", x=x, y=y, name=name, marker=dict(color=colour), xaxis=f"x{i}", yaxis=f"y{i}", **more)
     ends = list(dict.fromkeys(modes)) if len(c) else []
     data = [
@@ -181,8 +181,8 @@ def module_figure(
         line(3, index[few], none if sigma is None else (sigma / sigma[0]).numpy()[few], "Σ / Σ₁"),
         line(3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V", colour=hack),
         line(3, [0, r], [0, 1], "random V", "dot", color("random")),
-        line(4, index, seen.before[name].numpy(), "g", showlegend=False),
-        line(4, index, seen.after[name].numpy(), "g'", colour=arm, showlegend=False),
+        line(4, index, seen.before[name].numpy(), "g", width=3.5, showlegend=False),  # wide, so that it shows behind g' where the two are one
+        line(4, index, seen.after[name].numpy(), "g'", colour=arm, width=1.2, showlegend=False),
         dict(type="scatter", x=shares, y=modes, mode="markers", name="pair", marker=dict(symbol="circle-open", color=hack), showlegend=False, xaxis="x5", yaxis="y5"),
         line(5, [nulls(seen)[name]] * len(ends) if ends else [], ends, "random V", "dot", color("random"), showlegend=False)]
     for kind in ("hack", "solve", "other"):
