@@ -90,6 +90,7 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.lab, self.driver = lab, webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.set_script_timeout(120)
+        self.driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})  # a headless page may start unfocused, and JupyterLab's current notebook is the focused one
 
     def js(self, code, *args): return self.driver.execute_script(code, *args)
     def all(self, css): return self.driver.find_elements("css selector", css)
