@@ -36,7 +36,7 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/python tools/check_notebooks.py
 	PGRPO_STEPS=6 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_browser.py tests/test_browser_inspector.py  # by themselves: they wait for a page
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 
 lab: $(READY)    ## JupyterLab on one update, step by step
 	$(BIN)/jupyter lab nbs/22_step_through.ipynb

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -131,3 +132,23 @@ def served(folder: Path, notebooks, home: Path, **look):
         try: yield page
         finally: page.close()
     finally: lab.close()
+
+
+def notebook(folder, name, *cells):
+    "Write a notebook of these code cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), folder / name)
+
+
+def fits(page):
+    "Texts of the plots that reach out of them or lie on a text of the same kind"
+    return page.js("""
+        const bad = [];
+        for (const plot of document.querySelectorAll('.pgrpo-plot > div')) {
+            const frame = plot.querySelector('.main-svg').getBoundingClientRect();
+            const texts = [...plot.querySelectorAll('text')].filter(t => t.textContent.trim() && t.getBoundingClientRect().width).map(t => [t.textContent, t.getBoundingClientRect()]);
+            for (const [text, b] of texts) if (b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 1 || b.bottom > frame.bottom + 1) bad.push('clipped: ' + text);
+            texts.forEach(([s, a], i) => texts.slice(i + 1).forEach(([t, b]) => {
+                if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3) bad.push('overlap: ' + s + ' / ' + t); }));
+        }
+        return bad""")

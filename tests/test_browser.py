@@ -1,9 +1,8 @@
-"The stepper and the token view in a real JupyterLab, in a real browser, with no network but this machine."
+"The stepper, the token view and the live view in a real JupyterLab, in a real browser, with no network but this machine."
 import re
 
-import nbformat
 import pytest
-from browser import needs_browser, served, wait
+from browser import fits, needs_browser, notebook, served, wait
 
 pytestmark = needs_browser
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
@@ -123,8 +122,7 @@ except Stopped: heard = True
 
 
 def test_stop_is_heard_while_a_cell_runs(tmp_path):
-    (tmp_path / "nbs").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOP)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), tmp_path / "nbs" / "stop.ipynb")
+    notebook(tmp_path / "nbs", "stop.ipynb", STOP)
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
         page.open("stop.ipynb")
         page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -170,3 +168,22 @@ def test_closed_it_is_gone(page):
     wait("the page to forget it", lambda: not page.all(".pgrpo-stepper") and not page.all(".pgrpo-tokens"))
     assert page.lab.ask("from pgrpo.frame import alive; print(len(alive()))") == "0"
     assert page.errors() == []
+
+
+def test_live_stops_at_the_button_and_goes_on(tmp_path):
+    call = f"from pgrpo.config import preset\nfrom pgrpo.live import train_live\nw = train_live({{a: preset('demo', arm=a, steps=8, eval_problems=1, n_problems=64) for a in ('none', 'erase')}}, {str(tmp_path / 'runs')!r}, every=0.1)"
+    notebook(tmp_path / "nbs", "live.ipynb", call)
+    with served(tmp_path / "nbs", [], tmp_path / "home") as page:
+        page.open("live.ipynb")
+        page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait("two steps", lambda: "step 2 of 8" in page.text(".pgrpo-row"), 120)
+        next(b for b in page.all("button.jupyter-button") if b.text == "Stop").click()
+        wait("the stop", lambda: "Stopped; the same call goes on from here." in page.text(".pgrpo-row"), 120)
+        assert page.lab.ask("print(w.stopped, list(w.rows), 2 <= len(w.rows['none']) < 8, w.summaries)") == "True ['none'] True {}"
+        assert not (bad := fits(page)), bad
+        page.run_all(400)
+        wait("the end", lambda: "Done." in page.text(".pgrpo-row"))
+        assert page.lab.ask("print(w.stopped, {a: [r['step'] for r in rows] == list(range(8)) for a, rows in w.rows.items()})") == "False {'none': True, 'erase': True}"
+        assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].data[0].y.length") == 8
+        assert page.lab.ask("import threading; print([t.name for t in threading.enumerate() if t.name.startswith('pgrpo')])") == "[]"
+        assert not page.errors()

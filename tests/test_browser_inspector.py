@@ -1,21 +1,15 @@
-"The inspector, the explorer and the live view in a real JupyterLab, with a real browser and no network."
+"The inspector and the explorer in a real JupyterLab, with a real browser and no network."
 import json
 import time
 
-import nbformat
 import pytest
-from browser import ROOT, needs_browser, served, wait
+from browser import ROOT, fits, needs_browser, notebook, served, wait
 
 from pgrpo.config import preset
 from pgrpo.train import train
 
 pytestmark = needs_browser
 WIDGET = ".jp-OutputArea-output .pgrpo-frame"
-
-
-def notebook(folder, name, *cells):
-    folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), folder / name)
 
 
 def drawn(page, which):
@@ -45,20 +39,6 @@ def pick(page, label, text):
     found = [w for w in page.all(".widget-dropdown") if w.find_element("css selector", "label").text == label]
     assert found, f"no dropdown {label}"
     next(o for o in found[0].find_elements("css selector", "option") if o.text == text).click()
-
-
-def fits(page):
-    "Texts of the plots that reach out of them or lie on a text of the same kind"
-    return page.js("""
-        const bad = [];
-        for (const plot of document.querySelectorAll('.pgrpo-plot > div')) {
-            const frame = plot.querySelector('.main-svg').getBoundingClientRect();
-            const texts = [...plot.querySelectorAll('text')].filter(t => t.textContent.trim() && t.getBoundingClientRect().width).map(t => [t.textContent, t.getBoundingClientRect()]);
-            for (const [text, b] of texts) if (b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 1 || b.bottom > frame.bottom + 1) bad.push('clipped: ' + text);
-            texts.forEach(([s, a], i) => texts.slice(i + 1).forEach(([t, b]) => {
-                if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3) bad.push('overlap: ' + s + ' / ' + t); }));
-        }
-        return bad""")
 
 
 LARGE = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom large import made_up\nfrom pgrpo.inspector import Inspector\nw = Inspector({{'none': made_up(), 'erase': made_up(steps=(0, 10), arm='erase', seed=1)}})"
@@ -115,23 +95,4 @@ def test_explorer(tmp_path):
         page.one(f"{WIDGET} input[type=checkbox]").click()
         wait("deployed answers", lambda: page.lab.ask("print(w.deployed.value)") == "True" and "deployed" in page.text(f"{WIDGET} article .pg-badge"))
         assert not (bad := fits(page)), bad
-        assert not page.errors()
-
-
-def test_live_stops_at_the_button_and_goes_on(tmp_path):
-    call = f"from pgrpo.config import preset\nfrom pgrpo.live import train_live\nw = train_live({{a: preset('demo', arm=a, steps=8, eval_problems=1, n_problems=64) for a in ('none', 'erase')}}, {str(tmp_path / 'runs')!r}, every=0.1)"
-    notebook(tmp_path / "nbs", "live.ipynb", call)
-    with served(tmp_path / "nbs", [], tmp_path / "home") as page:
-        page.open("live.ipynb")
-        page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        wait("two steps", lambda: "step 2 of 8" in page.text(".pgrpo-row"), 120)
-        next(b for b in page.all("button.jupyter-button") if b.text == "Stop").click()
-        wait("the stop", lambda: "Stopped; the same call goes on from here." in page.text(".pgrpo-row"), 120)
-        assert page.lab.ask("print(w.stopped, list(w.rows), 2 <= len(w.rows['none']) < 8, w.summaries)") == "True ['none'] True {}"
-        assert not (bad := fits(page)), bad
-        page.run_all(400)
-        wait("the end", lambda: "Done." in page.text(".pgrpo-row"))
-        assert page.lab.ask("print(w.stopped, {a: [r['step'] for r in rows] == list(range(8)) for a, rows in w.rows.items()})") == "False {'none': True, 'erase': True}"
-        assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].data[0].y.length") == 8
-        assert page.lab.ask("import threading; print([t.name for t in threading.enumerate() if t.name.startswith('pgrpo')])") == "[]"
         assert not page.errors()

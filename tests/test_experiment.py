@@ -71,8 +71,8 @@ def test_looking_changed_no_run():
 
 
 def words(notebook):
-    "What a notebook's cells print and say, pictures left out."
-    return ["".join(o.get("text") or o.get("data", {}).get("text/markdown", "")) for cell in notebook.cells for o in cell.get("outputs", [])]
+    "What a notebook's cells print and say, pictures left out; and what the kernel warns of, which lands in a cell or does not as it happens."
+    return ["".join(o.get("text") or o.get("data", {}).get("text/markdown", "")) for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") != "stderr"]
 
 
 @pytest.mark.parametrize("name", ["26_results", "27_variants"])
