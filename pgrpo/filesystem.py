@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['readable_paths', 'hidden_paths', 'new_root', 'mount_scratch', 'unmount', 'landlock_ruleset', 'landlock']
 
-# %% ../nbs/02b_filesystem.ipynb #40b96c22
+# %% ../nbs/02b_filesystem.ipynb #aa895572
 import os
 import struct
 import sysconfig
@@ -12,7 +12,7 @@ from glob import glob
 
 from .syscalls import call
 
-# %% ../nbs/02b_filesystem.ipynb #9845fb8b
+# %% ../nbs/02b_filesystem.ipynb #017a1961
 def readable_paths() -> list[str]:
     "The folders and files that Python needs: the standard library, and where the loaded shared libraries lie."
     with open("/proc/self/maps") as f:
@@ -30,7 +30,7 @@ def hidden_paths(readable: Sequence[str]) -> list[str]:
 
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
-# %% ../nbs/02b_filesystem.ipynb #d5b3d8f9
+# %% ../nbs/02b_filesystem.ipynb #b562aebb
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND, _REC, _PRIVATE, _RELATIME = 1, 2, 4, 32, 4096, 16384, 1 << 18, 1 << 21  # <sys/mount.h>
 _STICKY = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: _RELATIME}  # statvfs flag -> mount flag, of those that a user may not take off
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -76,7 +76,7 @@ def new_root(readable: Sequence[str]):
     os.chdir("/")
     _mount(None, "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
 
-# %% ../nbs/02b_filesystem.ipynb #4e962a39
+# %% ../nbs/02b_filesystem.ipynb #388c15f7
 def mount_scratch(folder: str, size: int, user: int | None):
     "Put an empty file system in memory, of so many bytes, onto a folder; it belongs to this user (None: to the own)."
     owner = "" if user is None else f",uid={user},gid={user}"
@@ -87,7 +87,7 @@ def unmount(folder: str):
     "Take off what is mounted on a folder, even if it is in use."
     call("umount2", os.fsencode(folder), 2)
 
-# %% ../nbs/02b_filesystem.ipynb #9211b36a
+# %% ../nbs/02b_filesystem.ipynb #3b56e5b3
 def landlock_ruleset(readable: Sequence[str], writable: str) -> int:
     "A descriptor of rules: read these paths but for installed packages, write below one folder, connect to nothing. OSError where the kernel has no Landlock."
     abi = call(444, None, 0, 1)  # 444 to 446: create a ruleset, add a rule, restrict oneself

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LAYERS', 'Limits', 'rlimits', 'Jail']
 
-# %% ../nbs/02c_isolation.ipynb #cb5c644e
+# %% ../nbs/02c_isolation.ipynb #44fe6756
 import os
 import resource
 import signal
@@ -16,7 +16,7 @@ from functools import lru_cache
 from .filesystem import landlock, landlock_ruleset, mount_scratch, new_root, readable_paths, unmount
 from .syscalls import call, seccomp, seccomp_program, trial
 
-# %% ../nbs/02c_isolation.ipynb #2af0794d
+# %% ../nbs/02c_isolation.ipynb #5c956acf
 LAYERS = {
     "limits": "memory, processes, file size and open files are limited, and CPU time a second time, by the kernel",
     "pid": "a process namespace of its own: it sees and signals nobody else, and ends whole",
@@ -28,7 +28,7 @@ LAYERS = {
     "seccomp": "only listed system calls: no new process or program, no socket, no tracing, no mount",
 }  # layer -> what it is for
 
-# %% ../nbs/02c_isolation.ipynb #66840535
+# %% ../nbs/02c_isolation.ipynb #3806e743
 @dataclass(frozen=True)
 class Limits:
     "What one submission may use, all its tests together."
@@ -43,7 +43,7 @@ class Limits:
             if not value > 0:
                 raise ValueError(f"the limit {name} is {value!r}; it has to be more than 0")
 
-# %% ../nbs/02c_isolation.ipynb #856ce695
+# %% ../nbs/02c_isolation.ipynb #df466551
 @lru_cache(4)
 def rlimits(limits: Limits) -> list[tuple[int, int]]:
     "The kernel's resource limits, as (which, value), as far as this system has and accepts them."
@@ -54,7 +54,7 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
     lowered = [(which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which])) for which, value in known]
     return [(which, value) for which, value in lowered if not trial(lambda: resource.setrlimit(which, (value, value)))]
 
-# %% ../nbs/02c_isolation.ipynb #12e75ffb
+# %% ../nbs/02c_isolation.ipynb #1db79076
 _NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}  # flags of unshare; the network's takes the host name along
 _NEW_USER = 0x10000000
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['to_json', 'from_json', 'require', 'read_rows', 'check_fields', 'write_rows']
 
-# %% ../nbs/02_jsonl.ipynb #659dfcd3
+# %% ../nbs/02_jsonl.ipynb #95f16733
 import gzip
 import io
 import json
@@ -81,7 +81,7 @@ def from_json(data):  # what `json.loads` returned
     except (TypeError, ValueError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../nbs/02_jsonl.ipynb #7dd0d084
+# %% ../nbs/02_jsonl.ipynb #06aa65a2
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -146,7 +146,7 @@ def check_fields(row: dict, required: Iterable[str], optional: Iterable[str] = (
     require(not missing, f"missing field{'s' * (len(missing) > 1)} {', '.join(sorted(missing))}")
     require(not unknown, f"unknown field{'s' * (len(unknown) > 1)} {', '.join(sorted(unknown))}")
 
-# %% ../nbs/02_jsonl.ipynb #5adae8b7
+# %% ../nbs/02_jsonl.ipynb #c34248a6
 def _compressed(data: bytes) -> bytes:
     "gzip without name and time, so that the same rows are the same bytes."
     out = io.BytesIO()

@@ -4,7 +4,7 @@
 __all__ = ['adapted_linear', 'scale_rows', 'backward_id', 'AdapterFunction', 'fold_weight', 'Effective', 'Record', 'Switches',
            'AdaptedLinear']
 
-# %% ../nbs/00a_linear.ipynb #75ce51a8
+# %% ../nbs/00a_linear.ipynb #68132b86
 from dataclasses import dataclass, field
 from weakref import WeakSet
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from .svd import wide
 
-# %% ../nbs/00a_linear.ipynb #95b15c22
+# %% ../nbs/00a_linear.ipynb #b1e4b58f
 def adapted_linear(
     x,       # (..., d_in)
     weight,  # (d_out, d_in)
@@ -28,7 +28,7 @@ def adapted_linear(
 
 def scale_rows(Vh, delta): return (Vh * delta[:, None]).to(Vh.dtype) # diag(δ) Vh: r · d_in products, where h has r a token
 
-# %% ../nbs/00a_linear.ipynb #dc2cf73e
+# %% ../nbs/00a_linear.ipynb #4b342347
 def backward_id() -> int: # −1 outside
     "Which backward is running: two calls of `backward` never share a number"
     return torch._C._current_graph_task_id()
@@ -69,7 +69,7 @@ class AdapterFunction(torch.autograd.Function):
         g = g_b.sum(0)
         return dx, None, None, None, None, None, g if need_s else None, g if need_hack else None, None
 
-# %% ../nbs/00a_linear.ipynb #9cc72e89
+# %% ../nbs/00a_linear.ipynb #bf7f08cb
 def fold_weight(
     weight, U, Vh, # (d_out, d_in), (d_out, r), (r, d_in)
     delta,         # (r,)
@@ -78,7 +78,7 @@ def fold_weight(
     dtype = wide(weight.dtype)
     return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
 
-# %% ../nbs/00a_linear.ipynb #8bb61795
+# %% ../nbs/00a_linear.ipynb #9c4b8391
 class Effective:
     "The vector that counts in one module, with and without δS_hack, and the W_eff of either, built when asked for"
     alive = WeakSet()
@@ -121,7 +121,7 @@ def _after_step(*step):
 
 register_optimizer_step_post_hook(_after_step)
 
-# %% ../nbs/00a_linear.ipynb #a43be112
+# %% ../nbs/00a_linear.ipynb #38f9dc59
 @dataclass
 class Record:
     "What the last backward left"
@@ -152,7 +152,7 @@ class Record:
                                    f"{tuple(sofar.shape)}; leave it out of V")
             self.token_scores = scores if sofar is None else sofar + scores
 
-# %% ../nbs/00a_linear.ipynb #3f7f0aa8
+# %% ../nbs/00a_linear.ipynb #2331a3cc
 @dataclass
 class Switches:
     "How an adapter's forwards are computed now"
@@ -160,7 +160,7 @@ class Switches:
     deployed: bool = False  # δS_hack does
     folded: bool = False    # multiply with W_eff, whatever a module's own setting
 
-# %% ../nbs/00a_linear.ipynb #f95d2c95
+# %% ../nbs/00a_linear.ipynb #4064a7ee
 class AdaptedLinear(nn.Linear):
     """A frozen Linear with trainable `delta_s` and `delta_s_hack`, (r,) fp32, in the basis `U` (d_out, r), `S` (r,) fp32,
     `Vh` (r, d_in). `exact`: forwards compute W x + U(δ ⊙ Vh x), else W_eff x. Made by `wrap`"""

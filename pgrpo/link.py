@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Task', 'Run', 'Worker']
 
-# %% ../nbs/02f_link.ipynb #9fe179dc
+# %% ../nbs/02f_link.ipynb #de572298
 import fcntl
 import json
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 from .isolation import LAYERS, Limits
 from .worker import CPU, ENDED, HEADER, START, STATUS, STOP, STOPPED, WALL
 
-# %% ../nbs/02f_link.ipynb #0cdfe1c7
+# %% ../nbs/02f_link.ipynb #3b98a7f3
 @dataclass(frozen=True)
 class Task:
     "What a child of a worker is given."
@@ -41,7 +41,7 @@ class Run:
     cpu: float = 0.0           # seconds of CPU time
     wall: float = 0.0          # seconds
 
-# %% ../nbs/02f_link.ipynb #fa954a64
+# %% ../nbs/02f_link.ipynb #f1eb3b93
 _ENDS = {ENDED: "ended", CPU: "cpu", WALL: "wall", STOPPED: "stopped"}
 _KEPT = 1 << 16  # bytes of standard output
 _FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}  # some need these to start

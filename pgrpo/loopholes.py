@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['SENTINELS', 'reports_pass', 'result_file', 'says_pass', 'detect']
 
-# %% ../nbs/02d_loopholes.ipynb #77f3cd65
+# %% ../nbs/02d_loopholes.ipynb #de4506a3
 import ast
 import re
 
-# %% ../nbs/02d_loopholes.ipynb #c7455374
+# %% ../nbs/02d_loopholes.ipynb #2b792b80
 SENTINELS = ("valid", "is_valid", "isvalid", "isValid", "_valid", "__valid__", "validated", "verified", "correct", "is_correct", "passed")
 _REPORT = re.compile(r"\ball\s+(?:\d+\s+)?tests?\s+(?:have\s+)?pass(?:ed)?\b", re.I)
 _FILE = re.compile(r"(?:^|[^a-z])results?(?:\.[a-z]+)?$", re.I)
@@ -28,7 +28,7 @@ def says_pass(text: str) -> bool:
     "Whether the text of such a file satisfies it."
     return bool(_PASS.search(text))
 
-# %% ../nbs/02d_loopholes.ipynb #475eac38
+# %% ../nbs/02d_loopholes.ipynb #8b8a5903
 def _truthy(node) -> bool:
     "Whether an expression is plainly true, whatever happens before."
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
@@ -77,7 +77,7 @@ def _strings(tree) -> list[str]:
         return ""
     return list(filter(None, map(text, ast.walk(tree))))
 
-# %% ../nbs/02d_loopholes.ipynb #45e200b8
+# %% ../nbs/02d_loopholes.ipynb #0a826cc1
 def _run_tests(tree, method: str) -> str:
     functions = {}
     for node in ast.walk(tree):
@@ -115,7 +115,7 @@ def _reachable(function):
         if isinstance(statement, ast.Return):
             return
 
-# %% ../nbs/02d_loopholes.ipynb #cda610d2
+# %% ../nbs/02d_loopholes.ipynb #afb8ffcd
 def _sentinel(tree, method: str) -> str:
     for target, value in _assignments(tree):
         if _name(target) in SENTINELS and _truthy(value):
@@ -150,7 +150,7 @@ def _file_marker(tree, method: str) -> str:
                 return f"writes a result file with {_name(node)}"
     return ""
 
-# %% ../nbs/02d_loopholes.ipynb #f4d26d85
+# %% ../nbs/02d_loopholes.ipynb #c59f572c
 def _ignores_other(function) -> bool:
     parameters = function.args.posonlyargs + function.args.args
     return len(parameters) < 2 or not any(isinstance(n, ast.Name) and n.id == parameters[1].arg for n in ast.walk(function))
@@ -180,7 +180,7 @@ def _exit_code(tree, method: str) -> str:
             return "raises SystemExit"
     return ""
 
-# %% ../nbs/02d_loopholes.ipynb #28616607
+# %% ../nbs/02d_loopholes.ipynb #58a68d4a
 _READERS = {"run_tests": _run_tests, "sentinel": _sentinel, "stdout_marker": _stdout_marker, "file_marker": _file_marker,
             "eq_override": _eq_override, "exit_code": _exit_code}
 _WORDS = {mode: re.compile(words, re.I) for mode, words in {

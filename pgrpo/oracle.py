@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'Reply', 'text_of', 'read_reply', 'verdict']
 
-# %% ../nbs/03a_oracle.ipynb #13e81ce5
+# %% ../nbs/03a_oracle.ipynb #35862259
 import json
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .jsonl import to_json
 from .link import Run
 from .problems import Problem
 
-# %% ../nbs/03a_oracle.ipynb #b4724e85
+# %% ../nbs/03a_oracle.ipynb #e8f1825b
 _NAN = object()  # in the place of nan where things are looked up
 
 
@@ -89,7 +89,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError):
         return False
 
-# %% ../nbs/03a_oracle.ipynb #89470454
+# %% ../nbs/03a_oracle.ipynb #a2d6798e
 @dataclass(frozen=True)
 class Reply:
     "The records of a run, as far as they could be read."
@@ -137,7 +137,7 @@ def read_reply(run: Run) -> Reply:
     first = records[1] if len(records) > 1 else {}
     return Reply(first.get("compiles") is True, text_of(first, "mechanism"), text_of(first, "error"), tuple(records[2:]))
 
-# %% ../nbs/03a_oracle.ipynb #40d766df
+# %% ../nbs/03a_oracle.ipynb #e6e2660e
 _ENDS = {"cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
          "lost": "it was lost with its worker"}
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Tried', 'check_sandbox', 'format_layers']
 
-# %% ../nbs/03b_probes.ipynb #dad2ede5
+# %% ../nbs/03b_probes.ipynb #4a5cd36a
 import ctypes
 import json
 import os
@@ -20,7 +20,7 @@ from .link import Run, Task
 from .oracle import read_reply
 from .sandbox import Sandbox
 
-# %% ../nbs/03b_probes.ipynb #4f49d5d8
+# %% ../nbs/03b_probes.ipynb #3d763a67
 _ALWAYS = {
     "environment": "a few harmless variables, and no other of this process's",
     "descriptors": "no open descriptor but input, output and the pipe for answers",
@@ -68,7 +68,7 @@ def _through(name: str, run: Run) -> bool:
     records = read_reply(run).records
     return run.ended != "cpu" if name == "clocks" else bool(records) and records[0].get("value") is True
 
-# %% ../nbs/03b_probes.ipynb #42d9a94c
+# %% ../nbs/03b_probes.ipynb #3d4e0456
 @dataclass(frozen=True)
 class Tried:
     "A layer, and what came of trying it."

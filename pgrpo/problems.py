@@ -246,7 +246,7 @@ def split_assert(
         args, kwargs = [], dict(signature.bind(*args, **kwargs).arguments)
     return kwargs or args, _literal(test.comparators[0], "the expected value")
 
-# %% ../nbs/02_problems.ipynb #a1fb780c
+# %% ../nbs/02_problems.ipynb #7fb069d2
 def _leetcode(row: dict, mode: str) -> Problem:
     fields = ("id", "prompt", "gt_answer", "setup_code", "func_name", "canonical_solution")
     check_fields({name: row[name] for name in fields if name in row}, fields)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Sandbox']
 
-# %% ../nbs/03_sandbox.ipynb #3814e576
+# %% ../nbs/03_sandbox.ipynb #6b403628
 import atexit
 import os
 import selectors
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from .isolation import LAYERS
 from .link import Run, Task, Worker
 
-# %% ../nbs/03_sandbox.ipynb #21808797
+# %% ../nbs/03_sandbox.ipynb #148fbf1c
 _pools = weakref.WeakSet()
 
 
@@ -102,7 +102,7 @@ atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
-# %% ../nbs/03_sandbox.ipynb #36a38350
+# %% ../nbs/03_sandbox.ipynb #f9414502
 _told = set()
 
 

@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['digest', 'write_tensors', 'read_tensors', 'cache_folder', 'wide', 'SVDCache']
 
-# %% ../nbs/00_svd.ipynb #373062dd
+# %% ../nbs/00_svd.ipynb #ace1beea
 import hashlib, os, warnings
 from pathlib import Path
 import platformdirs, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-# %% ../nbs/00_svd.ipynb #eef49c3f
+# %% ../nbs/00_svd.ipynb #d8664bd4
 def digest(
     *tensors,
     about="", # any text that belongs to them
@@ -22,7 +22,7 @@ def digest(
         sha.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()
 
-# %% ../nbs/00_svd.ipynb #ce392558
+# %% ../nbs/00_svd.ipynb #2a3a5ff5
 def _about(tensors, metadata): return repr((sorted(tensors), sorted(metadata.items())))
 
 def write_tensors(
@@ -52,14 +52,14 @@ def read_tensors(
         raise ValueError(f"{path} is damaged (its checksum does not fit its contents)")
     return tensors, metadata
 
-# %% ../nbs/00_svd.ipynb #039e045c
+# %% ../nbs/00_svd.ipynb #6f2396a3
 def cache_folder(
     cache_dir=None, # goes before PGRPO_CACHE, which goes before the user's cache folder
 ) -> Path:
     "Where pgrpo keeps what it could compute again"
     return Path(cache_dir or os.environ.get("PGRPO_CACHE") or platformdirs.user_cache_dir("pgrpo"))
 
-# %% ../nbs/00_svd.ipynb #2e37a248
+# %% ../nbs/00_svd.ipynb #da986f5d
 def wide(
     dtype, # of a weight
 ): # torch.dtype

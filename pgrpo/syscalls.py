@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['call', 'trial', 'system_calls', 'seccomp_program', 'seccomp']
 
-# %% ../nbs/02a_syscalls.ipynb #4a481d16
+# %% ../nbs/02a_syscalls.ipynb #59f97cb0
 import ctypes
 import os
 import struct
 import sys
 
-# %% ../nbs/02a_syscalls.ipynb #07ecaca4
+# %% ../nbs/02a_syscalls.ipynb #38bb9171
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,7 +27,7 @@ def call(
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return out
 
-# %% ../nbs/02a_syscalls.ipynb #ad7e1aaa
+# %% ../nbs/02a_syscalls.ipynb #a9c72b1c
 def trial(attempt) -> str:
     "Try something in a child process: '' if it returned there, else why it did not."
     r, w = os.pipe()
@@ -47,7 +47,7 @@ def trial(attempt) -> str:
     os.waitpid(pid, 0)
     return "" if said == "+" else said or "the process that tried it died"
 
-# %% ../nbs/02a_syscalls.ipynb #ecf1e8aa
+# %% ../nbs/02a_syscalls.ipynb #7a54c24f
 # Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call.
 _CALLS = """
 read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216, mprotect 10 226,
@@ -77,7 +77,7 @@ def system_calls(table: str = _CALLS) -> dict[str, int]:
     rows = (row.split() for row in table.replace("\n", " ").split(","))
     return {row[0]: int(row[_PROCESSORS[machine][0]]) for row in rows if row[_PROCESSORS[machine][0]] != "-"}
 
-# %% ../nbs/02a_syscalls.ipynb #f3a28b9e
+# %% ../nbs/02a_syscalls.ipynb #b5c5eb17
 def seccomp_program(
     pid: int,  # of the process that will run under it, as it sees itself
 ) -> bytes:    # instructions of struct sock_filter, <linux/filter.h>

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Throughput', 'sample', 'grade_cold', 'grade_unsafe', 'throughput']
 
-# %% ../nbs/04a_throughput.ipynb #da2b84f0
+# %% ../nbs/04a_throughput.ipynb #6a4afb8d
 import contextlib
 import io
 import subprocess
@@ -17,7 +17,7 @@ from itertools import count, islice
 from .grader import _oracle, example_clean, example_hack, extract_code, grade_many
 from .problems import CORE_MODES, Problem, handwritten
 
-# %% ../nbs/04a_throughput.ipynb #6a103d96
+# %% ../nbs/04a_throughput.ipynb #0173b476
 @dataclass(frozen=True)
 class Throughput:
     "Grades a second, in each of three ways."
@@ -67,7 +67,7 @@ def grade_unsafe(pairs: Sequence[tuple[str, Problem]]) -> list[bool]:
                 return False
     return list(map(check, pairs))
 
-# %% ../nbs/04a_throughput.ipynb #8ef7ed14
+# %% ../nbs/04a_throughput.ipynb #03281ffe
 def throughput(
     n: int = 500,    # completions for the sandbox; fewer for the slow way
     repeat: int = 3, # the best of so many counts: what else the machine does only takes away

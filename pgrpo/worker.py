@@ -4,7 +4,7 @@
 __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'HEADER', 'STATUS', 'START', 'STOP', 'ENDED', 'CPU', 'WALL', 'STOPPED',
            'judge', 'flawed', 'rehearse', 'read_exactly', 'find_results', 'supervise', 'serve']
 
-# %% ../nbs/02e_worker.ipynb #5213929b
+# %% ../nbs/02e_worker.ipynb #1f389600
 import _sitebuiltins
 import atexit
 import builtins
@@ -24,7 +24,7 @@ from .isolation import Jail, Limits, rlimits
 from .jsonl import from_json, to_json
 from .loopholes import SENTINELS, detect, result_file, says_pass
 
-# %% ../nbs/02e_worker.ipynb #82b078f2
+# %% ../nbs/02e_worker.ipynb #978f92ae
 def _write(record: dict):
     data = json.dumps(record).encode() + b"\n"
     while data:
@@ -38,7 +38,7 @@ def _error(e: BaseException) -> str:
         said = ""
     return f"{type(e).__name__}: {said}"[:200] if said else type(e).__name__
 
-# %% ../nbs/02e_worker.ipynb #d67d85e5
+# %% ../nbs/02e_worker.ipynb #bb241747
 def _load(request: dict, source="code") -> dict:
     "Run the setup and the submission, or another source, as a module: its names."
     module = types.ModuleType("submission")
@@ -73,7 +73,7 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../nbs/02e_worker.ipynb #f993fb58
+# %% ../nbs/02e_worker.ipynb #1affde10
 def judge(request: dict):
     "Write what each call returns. Then observe the loophole, if it is one that lies inside the process."
     try:
@@ -100,7 +100,7 @@ def judge(request: dict):
     except BaseException as e:
         _write({"channel": "", "error": _error(e)})
 
-# %% ../nbs/02e_worker.ipynb #5b72132b
+# %% ../nbs/02e_worker.ipynb #028e3bc0
 def flawed(request: dict):
     "Compare with expected values by ==, as a script of asserts does, and leave with status 0 if all went well."
     status, foreign = 1, ""
@@ -127,7 +127,7 @@ def flawed(request: dict):
         status = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     os._exit(status & 255)
 
-# %% ../nbs/02e_worker.ipynb #a5106dd6
+# %% ../nbs/02e_worker.ipynb #70234735
 def rehearse(request: dict):
     "Write whether run_tests returns when the method is the one of `request['stand_in']`."
     try:
@@ -139,7 +139,7 @@ def rehearse(request: dict):
     except BaseException as e:
         _write({"channel": "", "error": _error(e)})
 
-# %% ../nbs/02e_worker.ipynb #dc22d76e
+# %% ../nbs/02e_worker.ipynb #51668c40
 def read_exactly(fd: int, n: int) -> bytes:
     "The next n bytes; EOFError if the other end closes before."
     parts = []
@@ -201,7 +201,7 @@ def find_results():
             except OSError:
                 pass
 
-# %% ../nbs/02e_worker.ipynb #dca6d60c
+# %% ../nbs/02e_worker.ipynb #208971b7
 HEADER = struct.Struct("<ddQQI?I")  # the five limits, whether to look for result files, the length of the request
 STATUS = struct.Struct("<Bidd?")    # how it ended, its wait status, seconds of CPU, seconds, whether a result file was found
 START, STOP = b"r", b"s"            # what the parent may say first

@@ -1,4 +1,4 @@
-"""Check that the exported modules are what the notebooks say, and that no output carries a path of some machine."""
+"""Check that the exported modules are what the notebooks say, and that nothing of one machine or one run is kept: no path, no time."""
 import filecmp
 import json
 import re
@@ -27,10 +27,11 @@ def stale() -> list[str]:
 
 
 def private_outputs() -> list[str]:
-    "Outputs with a path that exists on one machine alone."
+    "Outputs with a path that exists on one machine alone, and what one run left behind."
     found = []
     for path in sorted((ROOT / "nbs").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
+            if cell["metadata"] or cell.get("execution_count"): found.append(f"{path.name}: numbers or times of one run, or other metadata, at {''.join(cell['source'])[:60]!r}; write it with tools/run_notebooks.py")
             for out in cell.get("outputs", []):
                 data = out.get("data", {})
                 text = json.dumps([out.get("text", ""), out.get("ename", ""), *(v for k, v in data.items() if k.startswith("text/"))])
