@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,12 +29,13 @@ SETTINGS = {
 
 
 def wait(what, until, seconds=120):
-    "The first true value of until(); AssertionError, naming what was waited for, after that many seconds"
+    "The first true value of until(); AssertionError, naming what was waited for, after that many seconds. An element that the page has just replaced is asked for again"
     end = time.monotonic() + seconds
-    while not (value := until()):
+    while True:
+        with contextlib.suppress(StaleElementReferenceException):
+            if value := until(): return value
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.05)
-    return value
 
 
 class Lab:

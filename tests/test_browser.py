@@ -19,8 +19,11 @@ def page(tmp_path_factory):
 
 
 def press(page, text, inside=".pgrpo-stepper"):
-    button = wait(f"a button {text!r}", lambda: next((b for b in page.all(f"{inside} button") if text in b.text), None))
-    page.js("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", button)
+    def pressed():
+        button = next((b for b in page.all(f"{inside} button") if text in b.text), None)
+        if button: page.js("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", button)
+        return button
+    wait(f"a button {text!r}", pressed)
 
 
 def kernel(page, code): return page.lab.ask(f"print({code})")

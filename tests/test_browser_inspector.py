@@ -92,6 +92,7 @@ def test_explorer(tmp_path):
         pick(page, "show", "one prompt over training")
         wait("the history", lambda: "before training" in page.text(f"{WIDGET} article strong"))
         pick(page, "arm", "route")
+        wait("a box to tick, where there is a deployed model", lambda: page.one(f"{WIDGET} input[type=checkbox]").is_enabled())
         page.one(f"{WIDGET} input[type=checkbox]").click()
         wait("deployed answers", lambda: page.lab.ask("print(w.deployed.value)") == "True" and "deployed" in page.text(f"{WIDGET} article .pg-badge"))
         assert not (bad := fits(page)), bad
