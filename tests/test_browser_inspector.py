@@ -1,4 +1,4 @@
-"The inspector and the explorer in a real JupyterLab, with a real browser and no network."
+"The inspector, the explorer and the tutorials with them in a real JupyterLab, with a real browser and no network."
 import json
 import time
 
@@ -95,5 +95,16 @@ def test_explorer(tmp_path):
         wait("a box to tick, where there is a deployed model", lambda: page.one(f"{WIDGET} input[type=checkbox]").is_enabled())
         page.one(f"{WIDGET} input[type=checkbox]").click()
         wait("deployed answers", lambda: page.lab.ask("print(w.deployed.value)") == "True" and "deployed" in page.text(f"{WIDGET} article .pg-badge"))
+        assert not (bad := fits(page)), bad
+        assert not page.errors()
+
+
+@pytest.mark.parametrize("name,n", [("23_watch_hacking.ipynb", 3), ("24_bring_your_own.ipynb", 1)])
+def test_tutorials_end_with_their_widgets_open(tmp_path, monkeypatch, name, n):
+    monkeypatch.setenv("PGRPO_STEPS", "2")
+    with served(tmp_path / "nbs", [name], tmp_path / "home") as page:
+        page.open(name)
+        page.run_all(400)
+        wait(f"{n} widgets", lambda: sum(e.is_displayed() and e.size["height"] > 300 for e in page.all(WIDGET)) == n)
         assert not (bad := fits(page)), bad
         assert not page.errors()
