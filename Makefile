@@ -49,13 +49,13 @@ results: $(READY)    ## draw the results again from data/results: their notebook
 	$(BIN)/python tools/readme.py
 
 experiment: $(READY) ## the 50 runs behind the main results from nothing, then `results`; goes on where it was stopped
-	@echo "50 runs of three to four minutes, one a core: some 90 minutes on two cores"
+	@echo "50 runs of one and a half to four minutes, one a core: 40 to 90 minutes on two cores"
 	$(BIN)/pgrpo compare demo --arms "$(ARMS)" --seeds 0,1,2,3,4 --out runs/main
 	cp runs/main/results.jsonl data/results/main.jsonl
 	$(MAKE) results
 
 variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on where it was stopped
-	@echo "more than 100 further runs, one a core: some four hours on two cores"
+	@echo "more than 100 further runs, one a core: two to four hours on two cores"
 	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
 	cp runs/main/results.jsonl data/results/variants.jsonl
 	$(MAKE) results
