@@ -20,9 +20,9 @@ def tidy(notebook):
         name = hashlib.sha1(cell.source.encode()).hexdigest()[:8]
         while name in ids: name = hashlib.sha1(name.encode()).hexdigest()[:8]
         ids.add(name)
-        cell["id"] = name
+        cell["id"], cell.metadata = name, {}
         if cell.cell_type != "code": continue
-        cell.execution_count, cell.metadata = None, {}
+        cell.execution_count = None
         outputs = []
         for out in cell.outputs:
             if out.output_type == "stream" and out.name == "stderr": continue
