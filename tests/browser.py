@@ -68,7 +68,7 @@ class Lab:
         from jupyter_client import BlockingKernelClient
         client = BlockingKernelClient(connection_file=str(self.runtime / f"kernel-{self.get('kernels')[-1]['id']}.json"))
         client.load_connection_file()
-        client.start_channels()
+        client.start_channels(hb=False)  # its thread may outlive so short a question
         try:
             printed = []
             reply = client.execute_interactive(code, timeout=60, output_hook=lambda m: printed.append(m["content"]["text"] if m["content"].get("name") == "stdout" else ""))
