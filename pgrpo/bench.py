@@ -127,7 +127,8 @@ def measure_ratios(sizes: Sizes, progress: bool = True) -> tuple[list[Ratio], li
         timed(lambda: forward_backward(sizes.rows, sizes.repeat), ("forward and backward, a gradient per rollout", "hooks with two backwards", "hooks", share, 0.6),
               ("forward and backward, a gradient per rollout", "the frozen base model's", "base", share, 2.2))
         timed(lambda: rollouts_speed(sizes.prompts * sizes.group, sizes.max_new_tokens, sizes.repeat), ("rollouts with folded weights", "the base model's generate", "base", times, 0.95))
-        timed(lambda: extraction_speed(sizes.pairs, sizes.repeat), (f"extraction from {sizes.pairs} pairs", "one backward per completion", "single", times, 5.0))
+        timed(lambda: extraction_speed(sizes.pairs, sizes.repeat), (f"extraction from {sizes.pairs} pairs", "one backward per completion", "single", times, 5.0),
+              (f"extraction from {sizes.pairs} pairs", "the frozen base model's forward and backward", "base", share, None))
         timed(lambda: grader_speed(sizes.graded, sizes.repeat), ("grading in the sandbox", "a fresh interpreter per check", "cold", times, None))
         need = memory(("ours", "hooks", "base"), max(32, sizes.rows), 256)
         for other, against in (("hooks", "hooks with two backwards"), ("base", "the frozen base model's")):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #1d717a5d
+# %% ../nbs/11_config.ipynb #2408b357
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -92,6 +92,11 @@ class Config:
         "What the arm is called in tables and folders: \"erase\", \"erase random\", \"erase rollout random\"."
         if self.yardstick: return self.yardstick + (" weak" if set(self.monitor) < set(self.modes) else f" {self.control}" if self.control else "")
         return " ".join([self.arm, *([self.by] if self.by == "rollout" else []), *(["deployed"] if self.rollouts_of == "deployed" else []), *([self.control] if self.control else [])])
+
+    @property
+    def pairs_batch(self) -> int:
+        "Sequences a backward where the gradients of pairs are taken."
+        return min(self.micro_batch or 16, 16)
 
     @property
     def teacher_rows(self) -> int:

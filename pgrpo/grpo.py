@@ -313,7 +313,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../nbs/09_grpo.ipynb #8e03bd07
+# %% ../nbs/09_grpo.ipynb #3cd0c017
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -375,13 +375,13 @@ def update(
     with timer("generate"): rollouts = generate(model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher, sampler)
     with timer("grade"): grades = (grade or grade_rollouts)(rollouts, **(rewards or {}))
     R = reward_tensor(grades)
-    scores = flagged = None
+    scores, flagged, at_once = None, None, how.get("micro_batch") or len(rollouts)
     if detector:
-        with timer("score"): scores = (score or Detector.scores)(detector, model, adapter, rollouts.encoded, how.get("micro_batch") or len(rollouts))
+        with timer("score"): scores = (score or Detector.scores)(detector, model, adapter, rollouts.encoded, at_once)
         flagged = detector.flags(scores)
     aside = flagged if arm != "none" else None
     if yardstick:
-        with timer("score"): flagged, scores = yardstick.flags(grades, rollouts.problems), yardstick.scores(model, adapter, rollouts.encoded)
+        with timer("score"): flagged, scores = yardstick.flags(grades, rollouts.problems), yardstick.scores(model, adapter, rollouts.encoded, at_once)
         R = yardstick.rewards(R, rollouts.group, flagged, scores)
         if yardstick.screens: arm, aside = "erase", flagged
         how["keep"] = yardstick.gradient

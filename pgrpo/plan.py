@@ -231,7 +231,7 @@ class Plan:
         return "\n".join(lines + ["", f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
                                       "grading, evaluation and the first SVDs come on top"])
 
-# %% ../nbs/20d_plan.ipynb #3c9516f5
+# %% ../nbs/20d_plan.ipynb #5b4512fa
 def attention_flops(model, rows: int, tokens: int) -> float:
     "Forward, causal, every layer taken as full attention."
     c = model.config.get_text_config()
@@ -305,7 +305,7 @@ def plan(config: Config) -> Plan:
     back, _, learn = whole.grown(learning, micro, total, c.max_new_tokens, c.checkpointing)
     forward, learn = forward + attention, learn / micro + (4.5 if c.checkpointing else 3.5) * attention
     question, answer = tokens_of([p.prompt for p in pairs]), tokens_of([max(p.hack, p.clean, key=len) for p in pairs])
-    extract = whole.grown(learning, min(c.micro_batch or 8, 8, 2 * len(pairs)), question + answer, answer, c.checkpointing).peak
+    extract = whole.grown(learning, min(c.pairs_batch, 2 * len(pairs)), question + answer, answer, c.checkpointing).peak
     return Plan(c.policy, dict(parameters=whole.parameters, modules=len(modules), coordinates=coordinates, rollouts=rollouts, prompt_tokens=prompt, new_tokens=c.max_new_tokens),
                 {"weights": weights, "bases U and Vh": sum(m.U.nbytes + m.Vh.nbytes for m in modules.values()), "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * c.k * coordinates},
                 {"extract": {"activations and logits": extract, "gradients of the pairs": 2 * 4 * coordinates * 2 * len(pairs)},

@@ -50,7 +50,7 @@ def gradient_scores(
     "The largest of a rollout's products with the modes' directions."
     return sum(grads[name].float() @ d.T for name, d in directions.items()).amax(1)
 
-# %% ../nbs/08a_scores.ipynb #8e8a9620
+# %% ../nbs/08a_scores.ipynb #8c60b5e5
 @dataclass(frozen=True)
 class Detector:
     "Scores rollouts and flags those that score as a labelled hack does."
@@ -90,7 +90,7 @@ def fit_detector(
     pairs: Sequence[Pair],       # labelled
     control: str | None = None,  # as in `mode_directions`
     seed: int = 0,
-    batch_size: int = 8,         # sequences a backward
+    batch_size: int = 16,        # sequences a backward
 ) -> Detector:
     "`detector_of` the base model's gradients of the pairs."
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)

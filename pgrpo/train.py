@@ -253,7 +253,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #307fb55e
+# %% ../nbs/12_train.ipynb #a15b41d9
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
@@ -307,14 +307,14 @@ class Trainer:
     def extract(self) -> VHack:
         "V from the pairs, at the present δS."
         c = self.config
-        found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=min(c.micro_batch or 8, 8),
+        found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=c.pairs_batch,
                                                control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None, progress=self.progress))
         return found.to(self.model.device)
 
     def fit_detector(self) -> Detector:
         "Of rollouts to act on whole, from the pairs."
         c = self.config
-        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31)).to(self.model.device)
+        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31, c.pairs_batch)).to(self.model.device)
 
     def evaluate(self, deployed: bool = False) -> dict:
         "Held-out rates by mode, as trained or as deployed."

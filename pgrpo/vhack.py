@@ -84,31 +84,35 @@ def completion_nll(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../nbs/07_vhack.ipynb #d3b61ab3
+# %% ../nbs/07_vhack.ipynb #c3a98b75
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
     normalize: str = "mean", # as in `completion_nll`
-    batch_size: int = 8, # sequences a backward
+    batch_size: int = 16, # sequences a backward, those of like length together
     names: Sequence[str] | None = None, # what errors call each sequence
 ) -> dict: # module name → (N, r) fp32
     "∇NLL of every sequence in δS, with δS_hack ablated; a loss that is not finite is a ValueError naming the sequence"
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it has to be 1 or more")
     device, training, parts = next(model.parameters()).device, model.training, []
+    order = encoded.attention_mask.sum(1).argsort(stable=True) # less padding
     model.eval()
     try:
-        for i in range(0, len(encoded), batch_size):
-            batch = encoded[i:i + batch_size].to(device)
+        for some in order.split(batch_size):
+            batch = encoded[some].to(device)
             with adapter.deployed(), adapter.checkpointed(), torch.enable_grad():
                 nll = completion_nll(model, batch, normalize)
                 bad = (~nll.detach().isfinite()).nonzero()[:, 0].tolist()
-                if bad: raise ValueError(f"the loss of {names[i + bad[0]] if names else f'sequence {i + bad[0]}'} is {float(nll[bad[0]].detach())}; check the model's weights and dtype")
+                if bad:
+                    b = min(bad, key=some.__getitem__)
+                    raise ValueError(f"the loss of {names[some[b]] if names else f'sequence {some[b]}'} is {float(nll[b].detach())}; check the model's weights and dtype")
                 torch.autograd.grad(nll.sum(), [m.delta_s for m in adapter.values()], allow_unused=True)
             parts.append(dict(adapter.rollout_grads))
     finally: model.train(training)
     missing = set(adapter) - set(parts[0])
     if missing: raise ValueError(f"{sorted(missing)[0]} took no part in the forward, so it has no gradient; leave it out of wrap's targets")
-    return {name: torch.cat([p[name] for p in parts]).float() for name in adapter}
+    back = order.argsort().to(device)
+    return {name: torch.cat([p[name] for p in parts]).float()[back] for name in adapter}
 
 def encode_pairs(
     model, tokenizer,
@@ -131,7 +135,7 @@ class PairGradients:
 def pair_gradients(
     model, tokenizer, adapter,
     pairs: Sequence[Pair],
-    normalize: str = "mean", batch_size: int = 8, # as in `sequence_gradients`
+    normalize: str = "mean", batch_size: int = 16, # as in `sequence_gradients`
 ) -> PairGradients:
     "∇NLL of both sides of every pair, module by module"
     if not pairs: raise ValueError("there are no pairs to take gradients of")
@@ -253,7 +257,7 @@ def random_like(
     V = {name: haar(*v.shape, generator).to(v.device) for name, v in vhack.V.items()}
     return replace(vhack, V=V, about={**vhack.about, "control": "random", "seed": seed})
 
-# %% ../nbs/07_vhack.ipynb #b92023ec
+# %% ../nbs/07_vhack.ipynb #062b2d46
 def extract(
     model, tokenizer, adapter, # adapter: `wrap(model)`
     pairs: Sequence[Pair], # at least k
@@ -261,7 +265,7 @@ def extract(
     normalize: str = "mean", # or "sum": the loss of a completion over its tokens
     tau: float | None = None, # per-module floor on S_i / S_0
     global_floor: float | None = 0.25, # quantile of all singular values under which rows are dropped; None: keep all
-    batch_size: int = 8, # sequences a backward
+    batch_size: int = 16, # sequences a backward
     control: str | None = None, # "random", "shuffled", "nonhack"
     seed: int = 0, # of the control
     cache_dir=None, # None: the user's cache folder; False: no cache

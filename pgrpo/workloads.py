@@ -4,7 +4,7 @@
 __all__ = ['in_turn', 'hooked', 'base_backward', 'ours_backward', 'hooks_backward', 'completions_batch', 'forward_backward',
            'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed', 'grader_speed']
 
-# %% ../nbs/20e_workloads.ipynb #b76ede24
+# %% ../nbs/20e_workloads.ipynb #fc388f2b
 import contextlib
 import copy
 import tempfile
@@ -24,7 +24,7 @@ from .grader import grade_many
 from .grpo import completion_window, make_optimizer, update
 from .policy import load_policy
 from .throughput import grade_cold, sample as graded_texts
-from .vhack import Encoded, completion_nll, encode_completions, extract
+from .vhack import Encoded, completion_nll, encode_completions, encode_pairs, extract
 
 # %% ../nbs/20e_workloads.ipynb #34e20250
 def in_turn(
@@ -145,7 +145,7 @@ def whole_updates(prompts: int, group: int, max_new_tokens: int, repeat: int) ->
         trl_trainer(prompts, group, max_new_tokens, repeat + 1, folder, [between]).train()
     return dict(ours=between.ours[1:], trl=between.theirs[1:])
 
-# %% ../nbs/20e_workloads.ipynb #f54ecb36
+# %% ../nbs/20e_workloads.ipynb #28d0288f
 def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
     "Seconds of generating with folded weights, and with the base model."
     model, tokenizer = load_policy()
@@ -164,11 +164,14 @@ def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, lis
 
 
 def extraction_speed(pairs: int, repeat: int) -> dict[str, list[float]]:
-    "Seconds from pairs to V, in batches and one completion at a time."
+    "Seconds from pairs to V, in batches and one completion at a time; and of the base model's forward and backward on the same batches."
     model, tokenizer = load_policy()
-    adapter, made = wrap(model), generated_pairs(pairs)
+    frozen, adapter, made, size = load_policy()[0].requires_grad_(False), wrap(model), generated_pairs(pairs), 16
     run = lambda size: lambda: extract(model, tokenizer, adapter, made, batch_size=size, cache_dir=False)
-    return in_turn(dict(ours=run(8), single=run(1)), repeat)
+    def base():
+        encoded, _ = encode_pairs(frozen, tokenizer, made)
+        for some in encoded.attention_mask.sum(1).argsort(stable=True).split(size): base_backward(frozen, encoded[some])
+    return in_turn(dict(ours=run(size), single=run(1), base=base), repeat)
 
 
 def grader_speed(n: int, repeat: int) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from .problems import Problem
 from .scores import Detector, at_zero, detector_of, gradient_scores
 from .vhack import pair_gradients
 
-# %% ../nbs/09c_yardsticks.ipynb #04a3da7a
+# %% ../nbs/09c_yardsticks.ipynb #4574bdeb
 class Yardstick:
     "Leaves everything as it is; each kind below changes one of the three."
     def rewards(self, rewards: torch.Tensor, group: torch.Tensor, flagged: torch.Tensor | None, scores: torch.Tensor | None) -> torch.Tensor:  # (B,) each
@@ -23,7 +23,7 @@ class Yardstick:
     def flags(self, grades: Sequence[Grade], problems: Sequence[Problem]) -> torch.Tensor | None:  # (B,) bool
         "The rollouts that a monitor takes for hacks; None where there is no monitor."
 
-    def scores(self, model, adapter, encoded) -> torch.Tensor | None:  # (B,) fp32
+    def scores(self, model, adapter, encoded, batch_size=128) -> torch.Tensor | None:  # (B,) fp32
         "How much of a hack each rollout is by its own gradient; None where that is not asked."
 
     def gradient(self, g: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:  # module name → (r,)
@@ -52,7 +52,7 @@ class Screen(Monitor):
     "A flagged rollout leaves the batch."
     screens = True
 
-# %% ../nbs/09c_yardsticks.ipynb #f7be1de5
+# %% ../nbs/09c_yardsticks.ipynb #5e01f632
 @dataclass(frozen=True)
 class Discount(Yardstick):
     "The standardised score, where it is above the group's mean, comes off the reward."
@@ -60,7 +60,7 @@ class Discount(Yardstick):
     floor: float         # the least standard deviation that a group's scores are divided by
     weight: float = 1.0  # reward for a score of one standard deviation
 
-    def scores(self, model, adapter, encoded): return self.detector.scores(model, adapter, encoded)
+    def scores(self, model, adapter, encoded, batch_size=128): return self.detector.scores(model, adapter, encoded, batch_size)
 
     def rewards(self, rewards, group, flagged, scores):
         n = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones_like(scores))

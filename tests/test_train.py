@@ -108,3 +108,15 @@ def test_run_dir_is_a_file(tmp_path):
 def test_every_setting_runs(settings):
     rows = list(Trainer(preset("smoke", steps=1, refresh=0, eval_every=0, eval_problems=1, **settings)).steps())
     assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
+
+
+@pytest.mark.parametrize("settings", [dict(arm="erase"), dict(arm="route", by="rollout"), dict(yardstick="advantage")])
+def test_no_backward_holds_more_than_a_micro_batch(settings):
+    trainer, sizes = Trainer(preset("smoke", refresh=0, micro_batch=3, **settings)), []
+    count = lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])) if torch.is_grad_enabled() else None
+    trainer.model.register_forward_pre_hook(count, with_kwargs=True)
+    trainer.state.step = 1  # past the first, V does not come out of the cache
+    trainer.extract()
+    if trainer.detector: trainer.fit_detector()
+    trainer.update()
+    assert max(sizes) == 3
