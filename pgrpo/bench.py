@@ -96,7 +96,7 @@ def memory(sides: Sequence[str], rows: int, length: int) -> dict[str, float]:  #
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
     return {side: child(side) for side in sides}
 
-# %% ../nbs/21_bench.ipynb #419e6bcb
+# %% ../nbs/21_bench.ipynb #ba614d6c
 @dataclass(frozen=True)
 class Sizes:
     "How much work each side gets."

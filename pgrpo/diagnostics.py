@@ -42,7 +42,7 @@ def spectrum_location(
         shares.append(torch.zeros(len(v), parts).index_add(1, part, energy) / energy.sum(1, keepdim=True))
     return torch.cat(shares).mean(0)
 
-# %% ../nbs/13b_diagnostics.ipynb #bc09d9de
+# %% ../nbs/13b_diagnostics.ipynb #6682c18e
 def diagnose(
     config: Config,
     every: int = 8,         # steps from one look at V to the next
@@ -55,10 +55,11 @@ def diagnose(
         trainer.state.step += 1
         if done.projected is None: continue
         rows = done.gradients.rows
-        hack = torch.tensor([done.grades[i].exploited for i in rows.tolist()])
+        acts = done.advantages[rows] != 0  # under a KL term the others have a gradient as well
+        hack, clean = ((acts & (torch.tensor([done.grades[i].exploited for i in rows.tolist()]) == is_hack)) for is_hack in (True, False))
         length = sum(g.float().square().sum(1) for g in done.gradients.rollout.values()).sqrt().cpu() / done.advantages[rows].abs()
-        seen = dict(step=row["step"], hacks=int(hack.sum()), others=int((~hack).sum()),
-                    **{name: auroc(s[hack], s[~hack]) for name, s in dict(auroc=share_scores(done, first), auroc_random=share_scores(done, other), auroc_length=length).items()})
+        seen = dict(step=row["step"], hacks=int(hack.sum()), others=int(clean.sum()),
+                    **{name: auroc(s[hack], s[clean]) for name, s in dict(auroc=share_scores(done, first), auroc_random=share_scores(done, other), auroc_length=length).items()})
         seen |= {f"cin_{part}": float(total_cin(done.gradients.total(which), first)) for part, which in sources(done.rollouts).items() if which[rows].any()}
         seen |= dict(cin_null=row["cin_null"], cout=row["cout"], cout_update=row["cout_update"])
         if row["step"] % every == 0 or trainer.state.step == config.steps:
