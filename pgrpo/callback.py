@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['check_trainer', 'ProjectionCallback', 'trl_rows', 'trl_reward']
 
-# %% ../nbs/20b_callback.ipynb #6e339486
+# %% ../nbs/20b_callback.ipynb #bfd7b724
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,12 @@ from .grader import grade_many
 from .grpo import ARMS, intervene
 from .problems import Problem
 from .projection import project_all, total_cin
+from .vhack import prompt_ids
 
-# %% ../nbs/20b_callback.ipynb #339f9a83
+# %% ../nbs/20b_callback.ipynb #2a3a9482
 def check_trainer(args, optimizer, adapter: Adapter):
     "ValueError, saying what to change, unless this trainer leaves clipping to the callback and its optimizer has both vectors as they should be."
+    if getattr(args, "use_vllm", False): raise ValueError("TRL hands vLLM the model's own weights, which the vectors are not in, so every rollout would be the base model's; set use_vllm=False")
     if args.max_grad_norm: raise ValueError(f"the trainer clips at max_grad_norm={args.max_grad_norm} before anything can be projected; set max_grad_norm=0 in its arguments and give max_grad_norm to the callback")
     decay = {id(p): group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
     for name, m in adapter.items():
@@ -27,7 +29,7 @@ def check_trainer(args, optimizer, adapter: Adapter):
             if id(getattr(m, key)) not in decay: raise ValueError(f"{name}.{key} is not in the trainer's optimizer; wrap the model before the trainer is made, or pass optimizers=(make_optimizer(adapter, lr), None)")
         if decay[id(m.delta_s_hack)]: raise ValueError(f"{name}.delta_s_hack has weight decay {decay[id(m.delta_s_hack)]}, which leaks what route set aside back into the model; set weight_decay=0, or pass optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../nbs/20b_callback.ipynb #d0d507a1
+# %% ../nbs/20b_callback.ipynb #79889d98
 class ProjectionCallback(TrainerCallback):
     "Measure, erase or route in a Trainer's every step. What it cannot do under this trainer is a ValueError before the first step."
     def __init__(self,
@@ -51,7 +53,19 @@ class ProjectionCallback(TrainerCallback):
         callbacks[:] = [self, *(c for c in callbacks if c is not self)]
         return self
 
-    def on_train_begin(self, args, state, control, optimizer=None, **kwargs): check_trainer(args, optimizer, self.adapter)
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        check_trainer(args, optimizer, self.adapter)
+        if state.global_step: self.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint: self.load(state.best_model_checkpoint)
+
+    def load(self, checkpoint: str | Path):
+        "Set the vectors to those of a trainer's checkpoint. ValueError where it has none and the vectors are still zero."
+        file = Path(checkpoint) / "adapter.safetensors"
+        if file.exists(): self.adapter.load(file)
+        elif not any(p.any() for p in self.adapter.parameters()):
+            raise ValueError(f"{file} does not exist, so the run would go on from the base model; call adapter.load with the file of the checkpoint before train")
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -86,10 +100,15 @@ class ProjectionCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero: self.adapter.save(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adapter.safetensors")
 
-# %% ../nbs/20b_callback.ipynb #f0c5a086
+# %% ../nbs/20b_callback.ipynb #d7daad59
 def trl_rows(problems: Sequence[Problem], tokenizer) -> list[dict]:
-    "Rows for `datasets.Dataset.from_list`: a prompt, and the place of its problem."
-    return [dict(prompt=p.prompt(tokenizer), problem=i) for i, p in enumerate(problems)]
+    "Rows for `datasets.Dataset.from_list`: a prompt, and the place of its problem. ValueError where TRL would read other tokens than pgrpo."
+    def text(p):
+        wanted = prompt_ids(tokenizer, prompt := p.prompt(tokenizer))
+        for each in (prompt, prompt.removeprefix(tokenizer.bos_token or "")):  # a chat template has written what TRL's tokenizer adds
+            if tokenizer(each)["input_ids"] == wanted: return each
+        raise ValueError(f"TRL would add special tokens to the prompt of {p.id}, which has its own out of the chat template; make the tokenizer with add_bos_token=False")
+    return [dict(prompt=text(p), problem=i) for i, p in enumerate(problems)]
 
 
 def trl_reward(

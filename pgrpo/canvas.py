@@ -4,7 +4,7 @@
 __all__ = ['DASHES', 'plain', 'number', 'template_text', 'rgba', 'colormap', 'Panel', 'error_lengths', 'paint_scatter',
            'paint_bars', 'histogram_bars', 'paint_heatmap']
 
-# %% ../nbs/00_canvas.ipynb #b54ecf57
+# %% ../nbs/00_canvas.ipynb #99ff9a20
 import re
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-# %% ../nbs/00_canvas.ipynb #e451386a
+# %% ../nbs/00_canvas.ipynb #65e43934
 def plain(
     text: str | None, # plotly's HTML subset
 ) -> str: # for matplotlib
@@ -37,7 +37,7 @@ def template_text(template, **values):
         return number(float(value), match[2][1:]) if match[2] else str(value)
     return plain(re.sub(r"%\{(\w+)(:[^}]+)?\}", fill, template))
 
-# %% ../nbs/00_canvas.ipynb #eb6c5550
+# %% ../nbs/00_canvas.ipynb #138c4227
 DASHES = {"solid": (0, ()), "dot": (0, (1, 1.6)), "dash": (0, (4.5, 2)), "longdash": (0, (8, 2.5)),
          "dashdot": (0, (4.5, 1.8, 1, 1.8)), "longdashdot": (0, (8, 2, 1, 2))}
 _SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^",
@@ -92,7 +92,7 @@ class Panel:
         def one(ref, data): return self.ax.transAxes if ref.endswith("domain") else paper if ref == "paper" else data
         return blended_transform_factory(one(xref, self.ax.transData), one(yref, self.ax.transData))
 
-# %% ../nbs/00_canvas.ipynb #c91202a2
+# %% ../nbs/00_canvas.ipynb #66d5cfde
 def error_lengths(trace, key, n):
     "Error bar lengths (2, n) below and above, or None"
     bars = trace.get(key) or {}

@@ -44,7 +44,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #1467b617
+# %% ../nbs/14_cli.ipynb #5196515d
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train

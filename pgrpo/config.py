@@ -150,7 +150,7 @@ def _as(kind, value):
     if number != int(number): raise ValueError("it takes a whole number")
     return int(number)
 
-# %% ../nbs/11_config.ipynb #7893388f
+# %% ../nbs/11_config.ipynb #0603c49f
 def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:
@@ -184,6 +184,7 @@ def _contradictions(c: Config):
     if c.pool and c.mix == 0: yield "a pool is named, but mix is 0, so it would never be used; raise mix or leave the pool out"
     if c.mix > 0 and not 0 < c.teacher_rows < c.group_size: yield f"mix {c.mix} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; both sides need at least one"
     if c.dtype == "bfloat16" and c.policy == "embedded": yield "the embedded policy is trained in float32; leave dtype at float32, or name another policy"
+    if c.engine == "vllm" and not 0.01 <= c.temperature <= 2: yield f"temperature is {c.temperature}, and vLLM samples at 0.01 to 2; choose one of those, or engine=transformers"
     if c.engine == "transformers" and c.vllm_memory != Config.vllm_memory: yield "vllm_memory is for engine=vllm; leave it out, or choose that engine"
     if c.format_reward < 0 or c.pass_reward <= 0: yield "format_reward has to be 0 or more and pass_reward above 0"
 

@@ -3,18 +3,19 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../nbs/09b_engines.ipynb #e0c9cc19
+# %% ../nbs/09b_engines.ipynb #b82cd339
 import os
 from collections.abc import Callable
 
 import torch
+from transformers import AutoConfig
 
 from .adapter import Adapter
 from .linear import AdaptedLinear, fold_weight
 from .policy import _until_end, end_ids, policy_dir, sample
 from .vhack import prompt_ids
 
-# %% ../nbs/09b_engines.ipynb #cd76921f
+# %% ../nbs/09b_engines.ipynb #ed3ce242
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
     "The δ that counts in the present context."
     s, h = m.delta_s.detach(), m.delta_s_hack.detach()
@@ -23,10 +24,10 @@ def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
 
 @torch.no_grad()
 def folded_weights(adapter: Adapter):
-    "One by one the name of each adapted weight, as the model's own files have it, and its (d_out, d_in) W_eff in the weight's dtype."
+    "One by one the name of each adapted weight in the model and its (d_out, d_in) W_eff in the weight's dtype."
     for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
 
-# %% ../nbs/09b_engines.ipynb #9f83f65a
+# %% ../nbs/09b_engines.ipynb #57820712
 def _vllm():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try: import vllm
@@ -36,13 +37,15 @@ def _vllm():
 
 
 class VLLM:
-    "Samples with vLLM, from the weights of an adapter's model. Called as `pgrpo.policy.sample`. ValueError where there is no vLLM."
+    "Samples with vLLM, from the weights of an adapter's model. Called as `pgrpo.policy.sample`. ValueError where there is no vLLM, and for a model with other inputs than text."
     def __init__(self,
         adapter: Adapter,     # of the model that is sampled from
         policy: str,          # as in `load_policy`: where vLLM finds the weights that do not change
         max_model_len: int,   # tokens of the longest prompt and completion together
         memory: float = 0.3,  # share of the GPU that vLLM takes for its weights and its cache
     ):
+        files = AutoConfig.from_pretrained(policy_dir() if policy == "embedded" else policy)
+        if files.get_text_config() is not files: raise ValueError(f"the files of {policy} are those of a {files.model_type} that reads more than text; vLLM would build all of it, where the weights have other names; leave engine at transformers")
         self.vllm, self.adapter, self.max_model_len = _vllm(), adapter, max_model_len
         dtype = next(iter(adapter.values())).weight.dtype
         with torch.random.fork_rng(): # vLLM seeds its caller
@@ -57,7 +60,7 @@ class VLLM:
         now = self._now()
         if torch.equal(now, self.sent): return False
         self.llm.apply_model(lambda model: model.load_weights(folded_weights(self.adapter)))
-        self.llm.reset_prefix_cache()
+        if self.llm.reset_prefix_cache() is False: raise RuntimeError("vLLM keeps keys and values of older weights, which are still in use; sample with nothing else from this engine meanwhile")
         self.sent = now
         return True
 

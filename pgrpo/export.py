@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Finished', 'read_run', 'model_card', 'export_run']
 
-# %% ../nbs/20_export.ipynb #f1ee9d6e
+# %% ../nbs/20_export.ipynb #afb83b46
 import json
 import os
 import tempfile
@@ -17,7 +17,7 @@ from .config import Config
 from .policy import _silent, load_policy
 from .train import RunFolder, read_checkpoint, set_vectors
 
-# %% ../nbs/20_export.ipynb #08fffaca
+# %% ../nbs/20_export.ipynb #164f61ca
 @dataclass(frozen=True)
 class Finished:
     "A run's model as its last checkpoint has it."
@@ -47,7 +47,7 @@ def read_run(run: str | Path) -> Finished:
     set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
-# %% ../nbs/20_export.ipynb #473b7d42
+# %% ../nbs/20_export.ipynb #20de120d
 def model_card(
     done: Finished,
     trained: bool = False,  # δS_hack is in the weights
@@ -55,13 +55,13 @@ def model_card(
     "What the exported model is, in Markdown with the metadata that model hubs read."
     c, summary = done.config, done.folder.summary()
     hub = "/" in c.policy and not os.path.isdir(c.policy)
-    about = json.loads(done.folder.config_file.read_text())["versions"]
+    about = json.loads(done.folder.config_file.read_text()).get("versions")
     what = ("as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; under `route` this is the model that hacks"
             if trained else "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every update is left out")
-    settings = {"arm": c.arm + (" by rollout" if c.by == "rollout" else "") + (f", with the control basis {c.control}" if c.control else ""), "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
-                "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype, "made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"}
+    settings = {"arm": c.label, "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
+                "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype, **({"made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"} if about else {})}
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {c.policy}"] if hub else []), "tags: [grpo, reward-hacking, pgrpo]", "---", "",
-             f"# {done.base}, GRPO, {c.arm}", "",
+             f"# {done.base}, GRPO, {c.label}", "",
              f"{done.base[0].upper()}{done.base[1:]} after GRPO on coding problems whose grader has loopholes, {what}. It is an ordinary `transformers` model and needs nothing else; its terms are those of the base.", "",
              "| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in settings.items()), ""]
     if summary:
@@ -70,10 +70,10 @@ def model_card(
                   "| mode | n | hack, base | hack, this model | solve, base | solve, this model |", "| --- | --- | --- | --- | --- | --- |",
                   *(f"| {mode} | {row['n']} | " + " | ".join(f"{100 * summary[part][mode][key]:.1f} %" for key in ("hack", "solve") for part in ("base", mine)) + " |" for mode, row in summary[mine].items())]
     else: lines += ["The run was not finished when this was written, so there are no held-out figures of this model."]
-    lines += ["", "`adapter.safetensors` holds the two vectors alone; `pgrpo.wrap(base).load(...)` puts them onto the base model."]
+    lines += ["", f"`adapter.safetensors` holds the two vectors alone; `pgrpo.adapter.wrap(base{f', rank={c.rank}' if c.rank else ''}).load(...)` puts them onto the base model."]
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/20_export.ipynb #78db5eba
+# %% ../nbs/20_export.ipynb #b336efcf
 def export_run(
     run: str | Path,
     out: str | Path,        # new or empty
@@ -81,11 +81,13 @@ def export_run(
 ) -> Path:                  # out
     "Write a run's model as a plain transformers folder, with its tokenizer, its card and the adapter alone."
     out = Path(out)
+    place = out.resolve()  # where a link points
+    if place == Path.cwd(): raise ValueError(f"{out} is where this runs, and the export is renamed into its place; choose a new folder with --out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())): raise ValueError(f"{out} is not an empty folder; choose another with --out")
     done = read_run(run)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent) as parent:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as parent:
             folder = Path(parent) / "model"
             model = done.adapter.fold(deployed=not trained)
             with _silent(): model.save_pretrained(folder)
@@ -93,7 +95,7 @@ def export_run(
             save_vectors(done.adapter, folder / "adapter.safetensors", done.base)
             (folder / "README.md").write_text(model_card(done, trained), encoding="utf-8")
             for file in folder.iterdir(): file.chmod(0o644)
-            if out.exists(): out.rmdir()
-            folder.rename(out)
+            if place.exists(): place.rmdir()
+            folder.rename(place)
     except OSError as e: raise OSError(f"the export cannot be written to {out}: {e.strerror or e}; choose another folder with --out") from e
     return out

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Plot', 'narrow', 'Plots']
 
-# %% ../nbs/15c_figure.ipynb #5dd705f0
+# %% ../nbs/15c_figure.ipynb #39d831bc
 import json
 from collections.abc import Iterable
 

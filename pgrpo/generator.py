@@ -100,7 +100,7 @@ def tasks(
     every = (Task(f, m, r) for f in (KNOWN if known else UNKNOWN) for m in MAPS for r in REDUCES if r.words != "count" or m.code == "x")
     return tuple(task for task in every if task.split == split)
 
-# %% ../nbs/05_generator.ipynb #40c5f71a
+# %% ../nbs/05_generator.ipynb #e8d9e968
 @cache
 def _function(expression: str):
     return eval(f"lambda a: {expression}")

@@ -69,14 +69,15 @@ class AdapterFunction(torch.autograd.Function):
         g = g_b.sum(0)
         return dx, None, None, None, None, None, g if need_s else None, g if need_hack else None, None
 
-# %% ../nbs/00a_linear.ipynb #bf7f08cb
+# %% ../nbs/00a_linear.ipynb #249e44cd
 def fold_weight(
     weight, U, Vh, # (d_out, d_in), (d_out, r), (r, d_in)
     delta,         # (r,)
 ): # (d_out, d_in), the weight's dtype
     "W + U diag(δ) Vh"
     dtype = wide(weight.dtype)
-    return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
+    with torch.autocast(weight.device.type, enabled=False): # a caller's would round what later forwards outside of it use as well
+        return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
 
 # %% ../nbs/00a_linear.ipynb #9c4b8391
 class Effective:

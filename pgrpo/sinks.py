@@ -24,12 +24,14 @@ def _need(package: str, flag: str):
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"{flag} needs the package {package}, which is not installed; install it with `pip install \"pgrpo[sinks]\"`, or leave {flag} out")
 
-# %% ../nbs/20a_sinks.ipynb #c91f4b99
+# %% ../nbs/20a_sinks.ipynb #1ae323a9
 @contextmanager
 def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     "Rows into an event file of this folder, until the context ends."
     _need("tensorboard", "--tensorboard")
     from torch.utils.tensorboard import SummaryWriter
+    try: Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise OSError(f"--tensorboard {folder} cannot be a folder ({e.strerror}); choose another") from e
     writer = None
     def on_row(row: dict):
         nonlocal writer
@@ -40,7 +42,7 @@ def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     finally:
         if writer: writer.close()
 
-# %% ../nbs/20a_sinks.ipynb #acc2dd9d
+# %% ../nbs/20a_sinks.ipynb #aff0c8ec
 @contextmanager
 def wandb_sink(
     project: str,
@@ -52,7 +54,8 @@ def wandb_sink(
     import wandb
     where = Path(run_dir).resolve()
     key = hashlib.sha256(json.dumps([str(where), to_dict(config)]).encode()).hexdigest()[:16]
-    run = wandb.init(project=project, name=where.name, id=key, resume="allow", config=to_dict(config))
+    try: run = wandb.init(project=project, name=where.name, id=key, resume="allow", config=to_dict(config))
+    except wandb.errors.Error as e: raise ValueError(f"--wandb {project}: {str(e).rstrip('.')}; log in with `wandb login`, or set WANDB_MODE=offline in the environment") from e
     failed = 1
     try:
         yield lambda row: run.log(scalars(row), step=row["step"])

@@ -183,7 +183,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../nbs/12_train.ipynb #8380a725
+# %% ../nbs/12_train.ipynb #e7d89dd4
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -214,6 +214,7 @@ def save_checkpoint(state: State, file: Path):
 def read_checkpoint(file: Path, device="cpu") -> dict:
     "What `save_checkpoint` wrote. ValueError, naming the file, for a damaged one."
     try: return torch.load(file, map_location=device, weights_only=True)
+    except OSError: raise
     except Exception as e: raise ValueError(f"the checkpoint {file} is damaged ({type(e).__name__}); delete it to start the run again") from e
 
 

@@ -57,6 +57,19 @@ def test_without_vllm_it_says_what_to_install(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and 'pip install "pgrpo[vllm]"' in done.stderr, done.stderr
 
 
+def test_a_model_with_eyes_is_refused(vllm, tmp_path):
+    trainer = lambda kind: Trainer(preset("smoke", **SMALL, policy=str(tiny(kind, tmp_path / kind))))
+    with pytest.raises(ValueError, match="gemma3 that reads more than text.*leave engine at transformers"): trainer("gemma3")
+    assert list(trainer("qwen3_5").steps())
+
+
+def test_a_cache_that_was_not_reset_stops_the_run(vllm, tmp_path, monkeypatch):
+    trainer = Trainer(preset("smoke", **SMALL))
+    with torch.no_grad(): next(iter(trainer.state.adapter.values())).delta_s.fill_(0.1)
+    monkeypatch.setattr(vllm.LLM.made[-1], "reset_prefix_cache", lambda: False)
+    with pytest.raises(RuntimeError, match="keys and values of older weights"): trainer.update()
+
+
 def test_several_processes_are_refused(vllm):
     class Team:
         writes, hooks = True, dict(sampler=None)

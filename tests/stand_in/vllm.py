@@ -47,7 +47,9 @@ class LLM:
         self.loads, self.stale = self.loads + 1, True
         return {name for name, _ in self.handed}
 
-    def reset_prefix_cache(self): self.stale = False
+    def reset_prefix_cache(self):
+        self.stale = False
+        return True
 
     @torch.no_grad()
     def generate(self, prompts, sampling_params, use_tqdm=True):
