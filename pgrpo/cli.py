@@ -44,7 +44,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #5196515d
+# %% ../nbs/14_cli.ipynb #a28a8d27
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
@@ -55,7 +55,7 @@ def _train(args):
     from pgrpo.distributed import join
     default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
     folder = Path(args.run_dir or default)
-    with join() as team, sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row:
+    with join(config.device) as team, sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row:
         summary = train(config, folder, progress=team.writes and not args.quiet, on_row=on_row, team=team)
     if team.writes: print(f"{summary_table(summary)}\nfiles: {folder}")
 

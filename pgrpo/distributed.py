@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['share', 'Team', 'join']
 
-# %% ../nbs/20f_distributed.ipynb #34ac8435
+# %% ../nbs/20f_distributed.ipynb #2f9850f5
 import os
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -22,7 +23,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../nbs/20f_distributed.ipynb #0f99df8d
+# %% ../nbs/20f_distributed.ipynb #448e6ea1
 class Team:
     "The processes of one run. Made by `join`; takes the place of `pgrpo.train.Alone`."
     def __init__(self):
@@ -42,6 +43,13 @@ class Team:
         dist.all_gather_object(found, mine)
         return [x for part in found for x in part]
 
+    def agree(self, adapter):
+        "RuntimeError unless every process has the bases and vectors of the first."
+        own = torch.stack([t.detach().sum(dtype=torch.float64) for m in adapter.values() for t in (m.U, m.Vh, m.delta_s, m.delta_s_hack)]).cpu()
+        for rank, other in enumerate(self.gather([own])):
+            for i in (~torch.isclose(own, other, rtol=1e-6, atol=1e-6)).nonzero()[:1, 0].tolist():
+                raise RuntimeError(f"processes {self.rank} and {rank} differ at {list(adapter)[i // 4]}.{('U', 'Vh', 'delta_s', 'delta_s_hack')[i % 4]}, so they would not make the same step; use GPUs of one kind, and one cache (PGRPO_CACHE) for all")
+
     def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0):
         "As `pgrpo.policy.sample`; each process samples its rows with the random numbers that they have in the whole batch."
         part = share(len(prompts), self.rank, self.world)
@@ -56,9 +64,11 @@ class Team:
 
     def score(self, detector, model, adapter, encoded, batch_size=128):
         "As `pgrpo.scores.Detector.scores`; batches are dealt out whole."
-        part = share(-(-len(encoded) // batch_size), self.rank, self.world)
-        mine = encoded[part.start * batch_size:part.stop * batch_size] if part.start < part.stop else None
-        return torch.cat(self.gather([] if mine is None else [detector.scores(model, adapter, mine, batch_size)]))
+        order = encoded.attention_mask.sum(1).argsort(stable=True)  # as `sequence_gradients` does
+        parts = order.split(batch_size)
+        mine = parts[share(len(parts), self.rank, self.world)]
+        scores = self.gather([detector.scores(model, adapter, encoded[torch.cat(mine)], batch_size)] if mine else [])
+        return torch.cat(scores)[order.argsort().cpu()]
 
     def backward(self, model, adapter, rollouts, A, *, beta=0.0, micro_batch=None, **how) -> Gradients:
         "As `pgrpo.grpo.backward`; each process takes some of the micro-batches, and all have every row afterwards."
@@ -76,22 +86,28 @@ class Team:
         widths = [len(m.delta_s) for m in adapter.values()]
         return Gradients(loss, rows, {name: g.contiguous() for name, g in zip(adapter, every.split(widths, 1))})
 
-# %% ../nbs/20f_distributed.ipynb #2fc24339
+# %% ../nbs/20f_distributed.ipynb #2b94c212
 @contextmanager
-def join():
+def join(
+    device: str | None = None,  # of the run; None: a GPU where there is one
+):
     "Context: the `Team` of this run where torchrun started several processes, else `Alone`. RuntimeError, naming the process, for what goes wrong in one."
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
+    if (world := int(os.environ.get("WORLD_SIZE", 1))) == 1:
         yield Alone()
         return
-    local, cuda = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    if "LOCAL_RANK" not in os.environ: raise ValueError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set, so {world} processes would each do the whole run; start them with torchrun, or unset WORLD_SIZE")
+    local, cuda = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available() and (device or "cuda").startswith("cuda")
     if cuda:
         if local >= torch.cuda.device_count(): raise ValueError(f"process {local} has no GPU of its own: torch sees {torch.cuda.device_count()}; start no more processes than that with --nproc-per-node")
         torch.cuda.set_device(local)  # a config's "cuda" is then this one
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=6))  # as long as an evaluation may take
     team = Team()
+    who = f"process {team.rank} of {team.world}"
     try: yield team
-    except dist.DistBackendError as e: raise RuntimeError(f"process {team.rank} of {team.world} lost another, whose message says why ({str(e).splitlines()[0]})") from e
     except Exception as e:
-        lost = isinstance(e, RuntimeError) and any(word in str(e) for word in ("Connection closed by peer", "Connection reset by peer"))
-        raise RuntimeError(f"process {team.rank} of {team.world} " + ("lost another, whose message says why" if lost else f"failed: {e}")) from e
+        if not isinstance(e, (ValueError, OSError, RuntimeError)):  # no sentence for people: its traceback
+            print(f"pgrpo: {who} failed", file=sys.stderr)
+            raise
+        lost = isinstance(e, dist.DistBackendError) or any(word in str(e) for word in ("Connection closed by peer", "Connection reset by peer"))
+        raise RuntimeError(f"{who} " + ("failed, or lost another, whose message would say why" if lost else "failed") + f": {e}") from e
     dist.destroy_process_group()

@@ -161,7 +161,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../nbs/06_policy.ipynb #6fec7097
+# %% ../nbs/06_policy.ipynb #1d31028b
 def sample(
     model,
     tokenizer,
@@ -207,6 +207,7 @@ class SharedChance:
 
     def __call__(self, input_ids, scores):  # (b, T), (b, vocabulary) → (b, vocabulary), 0 at the choice and −inf elsewhere
         p = (scores / self.temperature).softmax(-1)
+        if not p.isfinite().all(): raise RuntimeError("the model's probabilities are not finite; check its weights, and the learning rate")
         waits = torch.empty(self.rows, p.shape[1], dtype=p.dtype, device=p.device).exponential_()[self.own]
         return torch.full_like(p, -torch.inf).scatter(1, (p / waits).argmax(1, keepdim=True), 0.0)
 

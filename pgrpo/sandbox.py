@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from .isolation import LAYERS
 from .link import Run, Task, Worker
 
-# %% ../nbs/03_sandbox.ipynb #148fbf1c
+# %% ../nbs/03_sandbox.ipynb #c1ab8f3e
 _pools = weakref.WeakSet()
 
 
@@ -26,11 +26,11 @@ class Sandbox:
 
     def __init__(
         self,
-        workers: int | None = None,             # how many; None: one for each core that this process may use
+        workers: int | None = None,             # how many; None: one for each core that this process may use, of those that processes under torchrun share
         layers: Iterable[str] = tuple(LAYERS),  # which of `pgrpo.isolation.LAYERS` to ask for
     ):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.size, self.layers = workers or cores, tuple(layers)
+        self.size, self.layers = workers or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), tuple(layers)
         unknown = [name for name in self.layers if name not in LAYERS]
         if unknown:
             raise ValueError(f"unknown layer {', '.join(unknown)}; the layers are {', '.join(LAYERS)}")

@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['seed_for', 'run_problems', 'run_pairs', 'step_problems', 'make_row', 'write_whole', 'read_jsonl', 'versions',
-           'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
+           'FolderLock', 'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors',
            'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #6a849af9
+# %% ../nbs/12_train.ipynb #bd3feaa0
+import fcntl
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -124,7 +126,25 @@ def versions() -> dict:
     return dict(pgrpo=pgrpo.__version__, torch=torch.__version__, transformers=transformers.__version__, python=sys.version.split()[0],
                 revision=git.stdout.strip() if git.returncode == 0 else None)
 
-# %% ../nbs/12_train.ipynb #37da70f8
+# %% ../nbs/12_train.ipynb #f06fdda7
+class FolderLock:
+    "Keeps other processes from writing into a folder, until nothing here refers to it or this process ends. ValueError if another process has it."
+    held = weakref.WeakValueDictionary()  # folder → the lock that this process has
+
+    def __new__(cls, path: Path):
+        path = path.resolve()
+        if (mine := cls.held.get(path)) is not None: return mine
+        self, folder = super().__new__(cls), os.open(path, os.O_RDONLY)
+        try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise ValueError(f"another process is writing into {path}; let it end or stop it, or choose another folder with --run-dir") from None
+        except OSError: pass  # a file system without locks
+        weakref.finalize(self, os.close, folder)
+        cls.held[path] = self
+        return self
+
+# %% ../nbs/12_train.ipynb #557848d8
 class RunFolder:
     "The files of one run."
     def __init__(self, path: str | Path):
@@ -132,16 +152,18 @@ class RunFolder:
         self.config_file, self.rows_file, self.rollouts_file, self.probes_file, self.checkpoint_file, self.summary_file = (
             self.path / name for name in ("config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "ckpt/last.pt", "summary.json"))
 
-    def open(self, config: Config) -> "RunFolder":
-        "Claim the folder for a config. ValueError if another run has it, OSError if it cannot be written."
+    def open(self, config: Config, write: bool = True) -> "RunFolder":  # write: as the one process that does
+        "Claim the folder for a config. ValueError if another run or another process has it, OSError if it cannot be written."
         try: self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise OSError(f"the run folder {self.path} cannot be made: {e.strerror}; choose another with --run-dir") from e
-        if self.config_file.exists():
+        begun = any(file != self.config_file for file in self.path.iterdir())
+        if begun and self.config_file.exists():
             other = self.config()
             changed = [k for k, v in to_dict(config).items() if to_dict(other)[k] != v]
             if changed: raise ValueError(f"{self.path} already holds another run ({changed[0]} is {getattr(other, changed[0])!r} there and {getattr(config, changed[0])!r} here); choose another folder with --run-dir")
-        elif any(self.path.iterdir()): raise ValueError(f"{self.path} holds files that are no run; choose another folder with --run-dir")
-        else:
+        elif begun: raise ValueError(f"{self.path} holds files that are no run; choose another folder with --run-dir")
+        if write: self.lock = FolderLock(self.path)
+        if not begun:
             try: write_whole(self.config_file, json.dumps(dict(config=to_dict(config), versions=versions()), indent=1) + "\n")
             except OSError as e: raise OSError(f"the run folder {self.path} cannot be written: {e.strerror}; choose another with --run-dir") from e
         return self
@@ -183,7 +205,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../nbs/12_train.ipynb #e7d89dd4
+# %% ../nbs/12_train.ipynb #e07bfa04
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -195,8 +217,8 @@ class State:
 
 
 def random_states() -> dict:
-    "Of torch on every device, and of Python."
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    "Of torch on the CPU and on this process's GPU, and of Python."
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return dict(torch=torch.get_rng_state(), cuda=cuda, python=json.dumps(random.getstate()))
 
 
@@ -236,7 +258,7 @@ def load_checkpoint(state: State, file: Path):
     state.vhack = saved["vhack"] and VHack(**saved["vhack"])
     state.base, state.step = saved["base"], saved["step"]
     torch.set_rng_state(saved["random"]["torch"].cpu())
-    if saved["random"]["cuda"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all([s.cpu() for s in saved["random"]["cuda"]])
+    if saved["random"]["cuda"] and torch.cuda.is_available(): torch.cuda.set_rng_state(saved["random"]["cuda"][0].cpu())
     version, internal, gauss = json.loads(saved["random"]["python"])
     random.setstate((version, tuple(internal), gauss))
 
@@ -254,20 +276,22 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #a15b41d9
+# %% ../nbs/12_train.ipynb #b7c8c560
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
     def same(self, make): return make()  # made by one process, the same in all
+    def agree(self, adapter): pass       # whether all processes have the same bases and vectors
 
 
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
     def __init__(self, config: Config, run_dir: str | Path | None = None, team=None, progress: bool = True):  # team: None for `Alone`; progress: say whether the cache had V
         self.team, self.progress = team or Alone(), progress
-        self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         if config.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {config.device}, but torch sees no GPU; choose --device cpu, or the preset demo")
+        if self.team.hooks and config.device.startswith("cuda:"): raise ValueError(f"device is {config.device}, which would put all processes on one GPU; under torchrun write cuda, and each takes its own")
+        self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         torch.set_num_threads(config.threads)
         self.problems, self.held = run_problems(config)
         self.pairs = run_pairs(config)
@@ -286,6 +310,7 @@ class Trainer:
             if self.folder: self.folder.cut(0)
             self.state.vhack = self.extract()
             self.state.base = self.evaluate()
+        self.team.agree(adapter)
         self.detector = self.fit_detector() if config.by == "rollout" else None
         self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31) if config.yardstick else None
 
@@ -309,13 +334,13 @@ class Trainer:
         "V from the pairs, at the present δS."
         c = self.config
         found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=c.pairs_batch,
-                                               control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None, progress=self.progress))
+                                               control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None, progress=self.progress).to("cpu"))
         return found.to(self.model.device)
 
     def fit_detector(self) -> Detector:
         "Of rollouts to act on whole, from the pairs."
         c = self.config
-        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31, c.pairs_batch)).to(self.model.device)
+        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31, c.pairs_batch).to("cpu")).to(self.model.device)
 
     def evaluate(self, deployed: bool = False) -> dict:
         "Held-out rates by mode, as trained or as deployed."
@@ -353,6 +378,7 @@ class Trainer:
         while s.step < c.steps:
             done, row = self.update()
             s.step += 1
+            if s.step % c.checkpoint_every == 0: self.team.agree(s.adapter)
             if c.eval_every and s.step % c.eval_every == 0:
                 with timed(row, "evaluate"): held = self.evaluate(deployed=True)["mean"]
                 row |= dict(hack_deploy=held["hack"], solve_deploy=held["solve"])
@@ -384,10 +410,12 @@ class Trainer:
         "Held-out results before, after, and deployed."
         routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.evaluate()
         summary = dict(base=self.state.base, trained=trained, deployed=self.evaluate(deployed=True) if routed else trained)
-        if self.folder: write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
+        if self.folder:
+            write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
+            self.folder.lock = None
         return summary
 
-# %% ../nbs/12_train.ipynb #a214fb30
+# %% ../nbs/12_train.ipynb #5a3447d6
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
@@ -397,7 +425,7 @@ def train(
 ) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, n}
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
-        return RunFolder(run_dir).open(config).summary()
+        return RunFolder(run_dir).open(config, write=False).summary()
     trainer = Trainer(config, run_dir, team, progress)
     with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():

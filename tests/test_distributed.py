@@ -6,7 +6,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import pytest
+import torch
+
+from pgrpo.adapter import wrap
 from pgrpo.config import preset
+from pgrpo.distributed import Team, join
+from pgrpo.policy import load_policy
 from pgrpo.train import RunFolder, train
 
 SMALL = dict(prompts=3, n_problems=8, max_new_tokens=16, eval_problems=1, checkpoint_every=1, micro_batch=3)
@@ -55,3 +61,27 @@ def test_two_processes_are_one_run(tmp_path):
 
     assert done.returncode != 0 and "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
     assert [p.name for p in odd.iterdir()] == ["notes.txt"]
+
+
+def test_processes_that_differ_are_stopped():
+    adapter, others = wrap(load_policy()[0]), wrap(load_policy()[0])
+    last = list(adapter)[-1]
+    class Pair(Team):
+        def __init__(self): self.rank, self.world = 0, 2
+        def gather(self, mine):
+            own, taken = list(mine), [(m.U, m.Vh, m.delta_s, m.delta_s_hack) for m in others.values()]
+            return own + [torch.stack([t.detach().sum(dtype=torch.float64) for four in taken for t in four])]
+    team = Pair()
+    team.agree(adapter)
+    with torch.no_grad(): others[last].delta_s[3] += 0.01
+    with pytest.raises(RuntimeError, match=f"processes 0 and 1 differ at {last}.delta_s,"): team.agree(adapter)
+    with torch.no_grad(): others[last].delta_s[3] -= 0.01
+    others[last].U[:, 0] *= -1  # another sign of the same singular vector
+    with pytest.raises(RuntimeError, match=f"{last}.U,"): team.agree(adapter)
+
+
+def test_a_launch_without_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match="start them with torchrun"):
+        with join(): pass

@@ -120,3 +120,21 @@ def test_no_backward_holds_more_than_a_micro_batch(settings):
     if trainer.detector: trainer.fit_detector()
     trainer.update()
     assert max(sizes) == 3
+
+
+def test_one_process_writes_into_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    other = start(folder)
+    while other.is_alive() and not lines(folder): time.sleep(0.01)
+    os.kill(other.pid, signal.SIGSTOP)  # in the middle of its run
+    with pytest.raises(ValueError, match="another process is writing"): train(preset("smoke", **SETTINGS), folder, progress=False)
+    before = lines(folder)
+    other.kill()
+    other.join()
+    assert lines(folder) == before and train(preset("smoke", **SETTINGS), folder, progress=False)
+    assert [row["step"] for row in RunFolder(folder).rows()] == list(range(SETTINGS["steps"]))
+
+
+def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path):
+    with pytest.raises(OSError): train(preset("smoke", steps=1, policy=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
+    assert train(preset("smoke", steps=1), tmp_path / "run", progress=False) and RunFolder(tmp_path / "run").config().policy == "embedded"
