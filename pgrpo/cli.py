@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['make_parser', 'main']
 
-# %% ../nbs/14_cli.ipynb #98308c60
+# %% ../nbs/14_cli.ipynb #b890a2fb
 import argparse
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -44,7 +45,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #a28a8d27
+# %% ../nbs/14_cli.ipynb #13e6df29
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
@@ -90,11 +91,22 @@ def _export(args):
     print(f"model: {export_run(args.run_dir, args.out, args.trained)}")
 
 
+def _writable(flag: str, path: Path):
+    "OSError, naming the flag, where a file cannot be written."
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise OSError(f"{flag} {path}: its folder cannot be made ({e.strerror}); choose another place") from e
+    if path.is_dir() or not os.access(path.parent, os.W_OK): raise OSError(f"{flag} {path} cannot be written; choose another place")
+
+
 def _bench(args):
-    from pgrpo.bench import bench, bench_table, save_bench
+    from pgrpo.bench import bench, bench_table, save_bench, scaling_figure
+    from pgrpo.plots import save_figure
+    for flag, path in (("--json", args.json), ("--figure", args.figure)):  # before minutes are spent
+        if path: _writable(flag, Path(path))
     report = bench(quick=args.quick, progress=not args.quiet)
     print(bench_table(report))
-    if args.json: print(f"figures: {save_bench(report, args.json)}")
+    if args.json: print(f"report: {save_bench(report, args.json)}")
+    if args.figure: print("figure:", *save_figure(scaling_figure(report), args.figure))
 
 
 def _check(args):
@@ -147,7 +159,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/14_cli.ipynb #0a843304
+# %% ../nbs/14_cli.ipynb #959a3eef
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
     parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)
@@ -189,7 +201,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--trained", action="store_true", help="with both vectors in the weights; by default the deployed model, without δS_hack")
 
     sub = command("bench", _bench, "measure speed and memory against named alternatives, as ratios")
-    sub.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    sub.add_argument("--json", metavar="FILE", help="also write everything measured to this file")
+    sub.add_argument("--figure", metavar="STEM", help="also draw how forward and backward scale, as STEM.html, .svg and .png")
     sub.add_argument("--quick", action="store_true", help="small sizes and few repetitions, about half a minute")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 

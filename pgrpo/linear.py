@@ -4,7 +4,8 @@
 __all__ = ['adapted_linear', 'scale_rows', 'backward_id', 'AdapterFunction', 'fold_weight', 'Effective', 'Record', 'Switches',
            'AdaptedLinear']
 
-# %% ../nbs/00a_linear.ipynb #68132b86
+# %% ../nbs/00a_linear.ipynb #133b6ebd
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from weakref import WeakSet
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -69,14 +70,14 @@ class AdapterFunction(torch.autograd.Function):
         g = g_b.sum(0)
         return dx, None, None, None, None, None, g if need_s else None, g if need_hack else None, None
 
-# %% ../nbs/00a_linear.ipynb #249e44cd
+# %% ../nbs/00a_linear.ipynb #7d181f50
 def fold_weight(
     weight, U, Vh, # (d_out, d_in), (d_out, r), (r, d_in)
     delta,         # (r,)
 ): # (d_out, d_in), the weight's dtype
     "W + U diag(δ) Vh"
     dtype = wide(weight.dtype)
-    with torch.autocast(weight.device.type, enabled=False): # a caller's would round what later forwards outside of it use as well
+    with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False): # a caller's would round what later forwards use as well
         return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
 
 # %% ../nbs/00a_linear.ipynb #9c4b8391

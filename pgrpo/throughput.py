@@ -17,7 +17,7 @@ from itertools import count, islice
 from .grader import _oracle, example_clean, example_hack, extract_code, grade_many
 from .problems import CORE_MODES, Problem, handwritten
 
-# %% ../nbs/04a_throughput.ipynb #0173b476
+# %% ../nbs/04a_throughput.ipynb #3960a342
 @dataclass(frozen=True)
 class Throughput:
     "Grades a second, in each of three ways."
@@ -45,12 +45,16 @@ def _script(completion: str, problem: Problem) -> str:
     return "\n".join(lines)
 
 
-def grade_cold(pairs: Sequence[tuple[str, Problem]], workers: int) -> list[bool]:
+def grade_cold(
+    pairs: Sequence[tuple[str, Problem]],
+    workers: int,               # as many at a time
+    options: Sequence[str] = () # of the interpreter: -I -S starts it without the packages that are installed
+) -> list[bool]:
     "Whether the tests pass, by a fresh interpreter for them and another for the loophole."
     def check(pair):
         script = _script(*pair)
         look = extract_code(pair[0]) + "\nSolution()"
-        runs = [subprocess.run([sys.executable, "-c", text], capture_output=True, cwd="/tmp", timeout=60) for text in (script, look)]
+        runs = [subprocess.run([sys.executable, *options, "-c", text], capture_output=True, cwd="/tmp", timeout=60) for text in (script, look)]
         return runs[0].returncode == 0
     with ThreadPoolExecutor(workers) as threads:
         return list(threads.map(check, pairs))

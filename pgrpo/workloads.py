@@ -4,13 +4,14 @@
 __all__ = ['in_turn', 'hooked', 'base_backward', 'ours_backward', 'hooks_backward', 'completions_batch', 'forward_backward',
            'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed', 'grader_speed']
 
-# %% ../nbs/20e_workloads.ipynb #fc388f2b
+# %% ../nbs/20e_workloads.ipynb #c229795f
 import contextlib
 import copy
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from .adapter import TARGETS, wrap
 from .callback import trl_reward, trl_rows
+from .config import preset
 from .experiment import cores
 from .generator import generated_pairs, generated_problems
 from .grader import grade_many
-from .grpo import completion_window, make_optimizer, update
+from .grpo import Update, completion_window, grade_rollouts, make_optimizer, update
 from .policy import load_policy
 from .throughput import grade_cold, sample as graded_texts
 from .vhack import Encoded, completion_nll, encode_completions, encode_pairs, extract
@@ -98,25 +100,35 @@ def forward_backward(rows: int, repeat: int, length: int | None = None, width: i
     with hooked(plain, {name: (m.U, m.Vh) for name, m in adapter.items()}) as deltas:
         return in_turn(dict(ours=lambda: ours_backward(model, adapter, batch), hooks=lambda: hooks_backward(plain, deltas, batch), base=lambda: base_backward(base, batch)), repeat)
 
-# %% ../nbs/20e_workloads.ipynb #6428d78e
+# %% ../nbs/20e_workloads.ipynb #8e2ecbbc
 class _Between(TrainerCallback):
-    "Times each step of a Trainer, and runs something else between two of them."
-    def __init__(self, other: Callable): self.other, self.theirs, self.ours = other, [], []
+    "Times each step of a Trainer, and runs others between two of them."
+    def __init__(self, **others: Callable): self.others, self.seconds = others, {name: [] for name in ("trl", *others)}
     def on_step_begin(self, *args, **kwargs): self.start = time.perf_counter()
     def on_step_end(self, *args, **kwargs):
-        middle = time.perf_counter()
-        self.theirs.append(middle - self.start)
-        self.other()
-        self.ours.append(time.perf_counter() - middle)
+        self._took("trl")
+        for name, run in self.others.items():
+            self.start = time.perf_counter()
+            run()
+            self._took(name)
+    def _took(self, name): self.seconds[name].append(time.perf_counter() - self.start)
 
 
-def our_update(prompts: int, group: int, max_new_tokens: int) -> Callable[[], object]:
-    "One update of the arm erase on always the same problems."
+def _varied(rollouts, **rewards):
+    "The grades, with a reward that no two rollouts share."
+    return tuple(replace(g, reward=g.reward + i / 1000) for i, g in enumerate(grade_rollouts(rollouts, **rewards)))
+
+
+def our_update(
+    prompts: int, group: int, max_new_tokens: int,
+    varied: bool = False,  # every group has variance
+) -> Callable[[], Update]:
+    "One update of the arm erase on always the same problems, in micro-batches of the preset `demo`."
     model, tokenizer = load_policy()
     adapter = wrap(model)
     optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
     V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
-    return lambda: update(model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens)
+    return lambda: update(model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens, micro_batch=preset("demo").micro_batch, grade=_varied if varied else None)
 
 
 def trl_trainer(prompts: int, group: int, max_new_tokens: int, steps: int, folder, callbacks=()):
@@ -138,14 +150,14 @@ def trl_trainer(prompts: int, group: int, max_new_tokens: int, steps: int, folde
 
 
 def whole_updates(prompts: int, group: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
-    "Seconds of updates, ours and TRL's in turn."
-    between = _Between(our_update(prompts, group, max_new_tokens))
+    "Seconds of updates: ours, ours with variance in every group, and TRL's, in turn."
+    between = _Between(ours=our_update(prompts, group, max_new_tokens), varied=our_update(prompts, group, max_new_tokens, varied=True))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trl_trainer(prompts, group, max_new_tokens, repeat + 1, folder, [between]).train()
-    return dict(ours=between.ours[1:], trl=between.theirs[1:])
+    return {name: each[1:] for name, each in between.seconds.items()}
 
-# %% ../nbs/20e_workloads.ipynb #28d0288f
+# %% ../nbs/20e_workloads.ipynb #6e459622
 def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
     "Seconds of generating with folded weights, and with the base model."
     model, tokenizer = load_policy()
@@ -175,8 +187,8 @@ def extraction_speed(pairs: int, repeat: int) -> dict[str, list[float]]:
 
 
 def grader_speed(n: int, repeat: int) -> dict[str, list[float]]:
-    "Seconds per completion, in the sandbox and by fresh interpreters."
+    "Seconds per completion: in the sandbox, by fresh interpreters, and by fresh ones that leave installed packages out."
     harmless = [pair for pair in graded_texts(4 * n) if pair[1].mode != "file_marker"][:n]
-    few = harmless[:max(8, n // 25)]
-    seconds = in_turn(dict(ours=lambda: grade_many(harmless), cold=lambda: grade_cold(few, cores())), repeat)
-    return dict(ours=[s / len(harmless) for s in seconds["ours"]], cold=[s / len(few) for s in seconds["cold"]])
+    few = harmless[::max(1, min(25, n // 8))]
+    seconds = in_turn(dict(ours=lambda: grade_many(harmless), cold=lambda: grade_cold(few, cores()), bare=lambda: grade_cold(few, cores(), ("-I", "-S"))), repeat)
+    return {name: [s / len(harmless if name == "ours" else few) for s in each] for name, each in seconds.items()}
