@@ -72,14 +72,13 @@ def _compare(args):
 
 def _extract(args):
     from pgrpo.adapter import wrap
-    from pgrpo.policy import load_policy
-    from pgrpo.train import run_pairs
+    from pgrpo.train import run_pairs, run_policy
     from pgrpo.vhack import extract
     import torch
     c = preset(args.preset, **_settings(args))
     torch.set_num_threads(c.threads)
-    model, tokenizer = load_policy(c.policy, getattr(torch, c.dtype), c.device)
-    vhack = extract(model, tokenizer, wrap(model, rank=c.rank), run_pairs(c), k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, control=c.control, seed=c.seed)
+    model, tokenizer = run_policy(c)
+    vhack = extract(model, tokenizer, wrap(model, rank=c.rank), run_pairs(c), k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=c.pairs_batch, control=c.control, seed=c.seed)
     width = max(map(len, vhack.V))
     for name, V in vhack.V.items(): print(f"{name:{width}}  rows {len(V)} of {V.shape[1]}  singular values {' '.join(f'{s:.3g}' for s in vhack.S[name])}")
     vhack.save(args.out)
@@ -188,7 +187,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", default="0", help="numbers, separated by commas")
     sub.add_argument("--out", help="folder of the runs and results; runs/compare-PRESET by default")
     sub.add_argument("--figure", help="where the figure goes, without a suffix; into the out folder by default")
-    sub.add_argument("--workers", type=int, help="runs at a time; one a core by default")
+    sub.add_argument("--workers", type=int, help="runs at a time; by default one a core, and one on a GPU")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
     sub = command("extract", _extract, "extract V from labelled pairs and save it")

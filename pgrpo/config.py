@@ -5,6 +5,7 @@ __all__ = ['HINTS', 'PRESETS', 'Config', 'field_type', 'coerce', 'preset', 'to_d
 
 # %% ../nbs/11_config.ipynb #e5e0dce2
 import difflib
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
@@ -72,7 +73,7 @@ class Config:
     weight_decay: float = 0.0        # on δS alone
     max_grad_norm: float | None = 1.0
     # looking
-    eval_problems: int = 64          # held-out problems a mode, before and after
+    eval_problems: int = 64          # held-out answers a mode, before and after; each to another problem while there are so many
     eval_every: int = 0              # held-out evaluation of the deployed model every so many steps; 0: only at the end
     log_rollouts: int = 8            # rollouts written a step
     log_modules: int = 10            # every module's figures every so many steps; 0: never
@@ -155,6 +156,7 @@ def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:
         if not getattr(c, name) > 0: yield f"{name} is {getattr(c, name)}; it has to be above 0"
+    if not re.fullmatch(r"[a-z]+(:\d+)?", c.device) or c.device == "gpu": yield f"device is {c.device!r}; write cpu, cuda, or one of several GPUs as cuda:1"
     for name in ("rank", "micro_batch", "max_grad_norm"):
         if getattr(c, name) is not None and not getattr(c, name) > 0: yield f"{name} is {getattr(c, name)}; it has to be above 0, or none"
     for name in ("overshoot", "refresh", "beta", "warmup", "weight_decay", "eval_every", "log_rollouts", "log_modules", "probe_every", "seed"):

@@ -157,7 +157,7 @@ def run_cells(
     running = {}
     try:
         while waiting or running:
-            while waiting and len(running) < (workers or cores()):
+            while waiting and len(running) < (workers or (1 if any(c.config.device.startswith("cuda") for c in cells) else cores())):
                 cell = waiting.pop(0)
                 running[cell.folder] = cell, _start(cell), time.perf_counter()
             for folder, (cell, process, began) in list(running.items()):

@@ -7,7 +7,7 @@ __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'gr
 # %% ../nbs/18_inspector.ipynb #8038c521
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,9 +21,8 @@ from .figure import Plot
 from .frame import Twin, box, close_all, escape, ipw, style
 from .magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from .plots import INK, color, static
-from .policy import load_policy
 from .projection import hack_share, null_cin
-from .train import RunFolder, run_pairs
+from .train import RunFolder, run_pairs, run_policy
 from .vhack import VHack, pair_gradients
 
 # %% ../nbs/18_inspector.ipynb #1c5734be
@@ -70,7 +69,7 @@ def record_run(
     vhack = VHack(**torch.load(folder.checkpoint_file, map_location="cpu", weights_only=True)["vhack"])
     spectra, shares, modes = {}, {}, ()
     if model:
-        policy, tokenizer = load_policy(config.policy, getattr(torch, config.dtype), config.device)
+        policy, tokenizer = run_policy(config if torch.cuda.is_available() else replace(config, device="cpu"))  # a run may be looked at where there is no GPU
         adapter, pairs = wrap(policy, rank=config.rank), run_pairs(config)
         spectra = {n: m.S.detach().cpu() for n, m in adapter.items()}
         shares, modes = pair_shares(policy, tokenizer, adapter, vhack.to(policy.device), pairs), tuple(p.mode for p in pairs)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -163,14 +164,18 @@ def _loss(model, ids, new):  # as in `pgrpo.grpo.completion_logprobs`
     return F.cross_entropy((logits / 1.0).flatten(0, 1), ids[:, -new:].flatten(), reduction="none").view(len(ids), new).sum()
 
 
-def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = False) -> Count:
-    "A forward and backward over `rows` sequences, the last `new` of whose `tokens` carry the loss."
+def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = False, reference: bool = False) -> Count:
+    "A forward and backward over `rows` sequences, the last `new` of whose `tokens` carry the loss; `reference`: with a forward of the base model in between."
     def switch(way, *how): (getattr(model, f"activation_checkpointing_{way}", None) or getattr(model, f"gradient_checkpointing_{way}"))(*how)
     if checkpointing: switch("enable", dict(use_reentrant=False))
     ids = torch.zeros(rows, tokens, dtype=torch.long, device=model.device)
     modules = [m for m in model.modules() if isinstance(m, AdaptedLinear)]
     for layer in model.modules(): layer.training = checkpointing and getattr(layer, "gradient_checkpointing", False)
-    with Live(resident(model)) as live: _loss(model, ids, new).backward()
+    with Live(resident(model)) as live:
+        loss = _loss(model, ids, new)
+        if reference:
+            with torch.no_grad(): _loss(model, ids, new)
+        loss.backward()
     model.eval()
     if checkpointing:
         switch("disable")
@@ -180,8 +185,8 @@ def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = Fals
     return Count(live.peak, live.now, live.operations)
 
 # %% ../nbs/20d_plan.ipynb #c2d72225
-GPUS = {  # name → memory in GB, FLOP/s in dense bf16, bytes/s
-    "RTX 4090": (24, 165e12, 1.01e12), "L40S": (48, 362e12, 0.86e12), "A100": (80, 312e12, 2.04e12), "H100": (80, 989e12, 3.35e12), "H200": (141, 989e12, 4.8e12)}
+GPUS = {  # name → memory in GB, FLOP/s in dense bf16 and in fp32, bytes/s; from the makers' data sheets
+    "RTX 4090": (24, 165e12, 83e12, 1.01e12), "L40S": (48, 362e12, 92e12, 0.86e12), "A100": (80, 312e12, 19.5e12, 2.04e12), "H100": (80, 989e12, 67e12, 3.35e12), "H200": (141, 989e12, 67e12, 4.8e12)}
 USE_FLOPS, USE_BANDWIDTH, LAUNCH = 0.35, 0.5, 0.8e-3  # assumed: shares of the peaks that are reached, and seconds a layer and token spent on launching kernels
 RESERVE = 1.5e9, 0.05  # bytes for CUDA itself, and the share of all else that its allocator wastes
 CHARACTERS = 3         # of a text in one token
@@ -195,9 +200,10 @@ class Plan:
     resident: dict[str, int]         # bytes that stay
     phases: dict[str, dict[str, int]]  # phase → bytes on top of them
     flops: dict[str, float]          # of a step, by phase
-    traffic: float                   # bytes of weights and cache that a step's sampling reads
+    traffic: float                   # bytes of weights and cache that a step's sampling moves
     launches: int                    # layers times tokens of a step's sampling
     steps: int
+    dtype: torch.dtype
 
     def peak(self, phase: str) -> float:
         "Bytes of a phase, the reserve included."
@@ -212,7 +218,8 @@ class Plan:
         return self.need <= memory * 1e9
 
     def seconds(self, gpu: str) -> dict[str, float]:  # phase → seconds a step
-        _, flops, bandwidth = GPUS[gpu]
+        _, half, single, bandwidth = GPUS[gpu]
+        flops = single if self.dtype == torch.float32 else half
         generate = max(self.flops["generate"] / (USE_FLOPS * flops), self.traffic / (USE_BANDWIDTH * bandwidth), self.launches * LAUNCH)
         return dict(generate=generate, learn=self.flops["learn"] / (USE_FLOPS * flops))
 
@@ -283,6 +290,7 @@ def plan(config: Config) -> Plan:
     "What a config needs. OSError where its model's architecture cannot be found, ValueError for another engine than transformers."
     if config.engine != "transformers": raise ValueError(f"a plan is computed for engine=transformers alone; leave the engine out, and take the share of vllm_memory ({config.vllm_memory:.0%}) off the card")
     c, dtype = config, getattr(torch, config.dtype)
+    if c.pool not in (None, "handwritten") and not Path(c.pool).exists(): raise OSError(f"the pool {c.pool} does not exist; make it with `pgrpo build-pool`")
     problems, held = run_problems(c)
     pairs = run_pairs(c)
     whole = _skeletons(c.policy, dtype, c.rank, architecture(c.policy).to_json_string())  # a folder of the same name may hold another model by now
@@ -302,8 +310,8 @@ def plan(config: Config) -> Plan:
     draw = text.vocab_size * (size + 5 * 4)  # a row's logits, and in fp32 a copy, at temperature, probabilities, random numbers, their quotient
     work = max(first - cache * prompt / total, cache / text.num_hidden_layers + own * draw)
 
-    back, _, learn = whole.grown(learning, micro, total, c.max_new_tokens, c.checkpointing)
-    forward, learn = forward + attention, learn / micro + (4.5 if c.checkpointing else 3.5) * attention
+    back, _, learn = whole.grown(learning, micro, total, c.max_new_tokens, c.checkpointing, c.beta > 0)
+    forward, learn = forward + attention, learn / micro + ((4.5 if c.checkpointing else 3.5) + (c.beta > 0)) * attention
     question, answer = tokens_of([p.prompt for p in pairs]), tokens_of([max(p.hack, p.clean, key=len) for p in pairs])
     extract = whole.grown(learning, min(c.pairs_batch, 2 * len(pairs)), question + answer, answer, c.checkpointing).peak
     return Plan(c.policy, dict(parameters=whole.parameters, modules=len(modules), coordinates=coordinates, rollouts=rollouts, prompt_tokens=prompt, new_tokens=c.max_new_tokens),
@@ -311,5 +319,5 @@ def plan(config: Config) -> Plan:
                 {"extract": {"activations and logits": extract, "gradients of the pairs": 2 * 4 * coordinates * 2 * len(pairs)},
                  "generate": {"folded weights": folded, "cache of keys and values": cache, "prompts, draws or folding": max(work, live.peak - cache)},
                  "learn": {**({"folded weights": folded} if size >= 4 else {}), "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
-                 "evaluate": {"folded weights": folded * (2 if c.arm == "route" else 1), "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
-                dict(generate=own * forward, learn=rollouts * (learn * (2 if c.by == "rollout" else 1) + (forward if c.beta else 0))), c.max_new_tokens * (weights + cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps)
+                 "evaluate": {"folded weights": folded, "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
+                dict(generate=own * forward, learn=rollouts * learn * (2 if c.by == "rollout" else 1)), c.max_new_tokens * (weights + 3 * cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps, dtype)

@@ -129,16 +129,19 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ): # -> model in eval mode, tokenizer padding on the left
-    "A causal language model and its tokenizer. OSError, naming the place, where there is none."
+    "A causal language model and its tokenizer. OSError, naming the place, where there is none or a part of it is missing; ValueError for a GPU that is not there."
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device is {device}, but torch sees no GPU; choose --device cpu, or the preset demo")
     path = str(policy_dir() if name == "embedded" else name)
     local = os.path.isdir(path)
     if name == "embedded" and not local:
         raise OSError(f"the embedded policy is not in {path}; make it with `pgrpo build-policy`")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", local_files_only=local)
-        with _silent() if local else nullcontext(): model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=local)
+        with _silent() if local else nullcontext(): model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=local, output_loading_info=True)
     except (OSError, ValueError, KeyError) as e:
         raise OSError(f"no causal language model could be loaded from {path!r}: {str(e).splitlines()[0]}") from e
+    if missing := sorted(found["missing_keys"]): raise OSError(f"the files of {path!r} lack {missing[0]}" + (f" and {len(missing) - 1} more weights" if missing[1:] else "") + ", which would be random numbers; save the whole model there")
+    if not tokenizer("a").input_ids: raise OSError(f"{path!r} has no tokenizer; save one there with tokenizer.save_pretrained")
     end = _turn_end(tokenizer, end_ids(model, tokenizer))
     if end is None: raise OSError(f"neither the tokenizer nor generation_config.json of {path!r} names an end of sequence; set eos_token in its tokenizer_config.json")
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)

@@ -80,9 +80,10 @@ class Trusted(Yardstick):
 def clean_bases(
     model, tokenizer, adapter, pairs,
     k: int = 24,            # directions a module, at most as many as there are pairs
+    batch_size: int = 16,   # sequences a backward
 ) -> dict:                  # module name → (k, r) fp32, orthonormal rows
     "The leading directions of the clean sides' gradients, at the base model."
-    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs)
+    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, batch_size=batch_size)
     return {name: torch.linalg.svd(g.double(), full_matrices=False).Vh[:k].float() for name, g in grads.clean.items()}
 
 # %% ../nbs/09c_yardsticks.ipynb #bcfcc959
@@ -92,12 +93,13 @@ def make_yardstick(
     model, tokenizer, adapter, pairs,
     control: str | None = None,  # of "advantage", as in `pgrpo.scores.mode_directions`
     seed: int = 0,               # of the control
+    batch_size: int = 16,        # sequences a backward
 ) -> Yardstick:
     "A yardstick, ready for `update`. ValueError for an unknown name or control."
     if name == "penalty": return Penalty(tuple(modes))
     if name == "screen": return Screen(tuple(modes))
-    if name == "trusted": return Trusted(clean_bases(model, tokenizer, adapter, pairs))
+    if name == "trusted": return Trusted(clean_bases(model, tokenizer, adapter, pairs, batch_size=batch_size))
     if name != "advantage": raise ValueError(f"unknown yardstick {name!r}; choose from penalty, screen, advantage, trusted")
-    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum")
+    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)
     detector = detector_of(grads, [p.mode for p in pairs], control, seed)
     return Discount(detector, float(gradient_scores(grads.clean, detector.directions).std()))

@@ -72,3 +72,17 @@ def test_bad_input_is_one_sentence(argv, tmp_path, monkeypatch, capsys):
 def test_check(tmp_path):
     done = subprocess.run([sys.executable, "-m", "pgrpo.cli", "check"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "the matrix is diagonal" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["smoke", "--arm", "route"], ["fast"], ["full", "--dtype", "float32"]], ids=" ".join)
+def test_a_dry_run_writes_nothing(argv, tmp_path):
+    done = pgrpo("train", *argv, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0 and "H200" in done.stdout and "nothing was loaded" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_looks_at_its_places_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    for flag in ("--json", "--figure"):
+        done = pgrpo("bench", "--quick", flag, "file/x", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(f"pgrpo: {flag} file/x: its folder cannot be made (") and done.stderr.count("\n") == 1, done.stderr

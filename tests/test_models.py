@@ -3,8 +3,10 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from pgrpo.adapter import wrap
 from pgrpo.config import preset
 from pgrpo.models import KINDS, tiny
 from pgrpo.policy import encode_prompt, load_policy
@@ -61,3 +63,21 @@ def test_texts_and_samples_end_alike(tmp_path):
     said = tokenizer.apply_chat_template([dict(role="user", content="What?"), dict(role="assistant", content="answer")], tokenize=False)
     assert encoded.input_ids[0].tolist() == tokenizer(said, add_special_tokens=False).input_ids
     assert tokenizer.eos_token != "<eos>" and tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
+
+
+def test_an_incomplete_folder_is_refused(tmp_path):
+    folder = tiny("qwen3", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata=dict(format="pt"))
+    with pytest.raises(OSError, match="lack model.layers.1.mlp.up_proj.weight, which would be random"): load_policy(str(folder))
+    folder = tiny("llama", tmp_path / "mute")
+    for file in folder.glob("*token*"): file.unlink()
+    with pytest.raises(OSError): load_policy(str(folder))
+
+
+def test_a_mixture_of_experts_is_refused():
+    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **sizes))
+    with pytest.raises(ValueError, match="mixture of experts.*choose a dense model"): wrap(model)
+    assert len(wrap(model, targets=("q_proj", "v_proj"))) == 4

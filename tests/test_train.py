@@ -12,7 +12,7 @@ import torch
 
 from pgrpo.config import preset
 from pgrpo.svd import read_tensors
-from pgrpo.train import RunFolder, Trainer, train
+from pgrpo.train import RunFolder, Trainer, run_problems, train
 
 KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))
 SETTINGS = dict(arm="route", steps=12, refresh=5, eval_every=4, checkpoint_every=3, eval_problems=2)
@@ -138,3 +138,31 @@ def test_one_process_writes_into_a_folder(tmp_path):
 def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path):
     with pytest.raises(OSError): train(preset("smoke", steps=1, policy=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
     assert train(preset("smoke", steps=1), tmp_path / "run", progress=False) and RunFolder(tmp_path / "run").config().policy == "embedded"
+
+
+def test_a_run_may_go_on_in_smaller_portions(tmp_path):
+    settings = dict(steps=4, refresh=0, eval_every=0, checkpoint_every=2)
+    for row in Trainer(preset("smoke", **settings), tmp_path, progress=False).steps():
+        if row["step"] == 2: break
+    train(preset("smoke", **settings, micro_batch=1, checkpointing=True), tmp_path, progress=False)
+    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [0, 1, 2, 3] and RunFolder(tmp_path).config().micro_batch == 1
+    with pytest.raises(ValueError, match="already holds another run .lr is"): train(preset("smoke", **settings, lr=1e-3), tmp_path, progress=False)
+
+
+def test_one_folded_copy_at_a_time(tmp_path):
+    trainer, held = Trainer(preset("smoke", arm="route", refresh=0, probe_every=1, eval_every=1), tmp_path, progress=False), []
+    adapter = trainer.state.adapter
+    with torch.no_grad():
+        for m in adapter.values(): m.delta_s.normal_(std=0.05), m.delta_s_hack.normal_(std=0.05)
+    def count(*_): held.append(max(len({id(w) for w in m.effective.weights if w is not None and w is not m.weight}) for m in adapter.values()))
+    trainer.model.register_forward_hook(count)
+    steps = trainer.steps()
+    next(steps), next(steps)
+    trainer.finish()
+    assert max(held) == 1
+
+
+def test_few_held_out_problems_are_asked_several_times():
+    _, held = run_problems(preset("fast"))
+    modes = {mode: [p.id for p in held if p.mode == mode] for mode in preset("fast").modes}
+    assert {len(ids) for ids in modes.values()} == {8} and all(1 < len(set(ids)) < 8 for ids in modes.values())
