@@ -305,7 +305,8 @@ def plan(config: Config) -> Plan:
 
     own, asked = c.prompts * (c.group_size - c.teacher_rows), min(len(held), 256)
     with whole.folding():
-        first, (_, cache, forward) = whole.grown(prefill, own, prompt).peak, whole.grown(prefill, own, total)
+        (first, _, asking), (_, cache, forward) = whole.grown(prefill, own, prompt), whole.grown(prefill, own, total)
+    shared = (1 - c.prompts / own) * (asking + own * attention_flops(whole.full, 1, prompt))  # a prompt is gone through once for its group
     forward, attention = forward / own, attention_flops(whole.full, 1, total)
     draw = text.vocab_size * (size + 5 * 4)  # a row's logits, and in fp32 a copy, at temperature, probabilities, random numbers, their quotient
     work = max(first - cache * prompt / total, cache / text.num_hidden_layers + own * draw)
@@ -320,4 +321,4 @@ def plan(config: Config) -> Plan:
                  "generate": {"folded weights": folded, "cache of keys and values": cache, "prompts, draws or folding": max(work, live.peak - cache)},
                  "learn": {**({"folded weights": folded} if size >= 4 else {}), "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
                  "evaluate": {"folded weights": folded, "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
-                dict(generate=own * forward, learn=rollouts * learn * (2 if c.by == "rollout" else 1)), c.max_new_tokens * (weights + 3 * cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps, dtype)
+                dict(generate=own * forward - shared, learn=rollouts * learn * (2 if c.by == "rollout" else 1)), c.max_new_tokens * (weights + 3 * cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps, dtype)

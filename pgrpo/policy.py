@@ -185,15 +185,27 @@ def sample(
     for row, p in enumerate(prompt_ids):
         ids[row, width - len(p):], mask[row, width - len(p):] = torch.tensor(p), 1
     ends, own = end_ids(model, tokenizer), part or slice(None)
-    draw = bool(temperature) and part is None
-    settings, model.generation_config = model.generation_config, GenerationConfig(
-        max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends, do_sample=draw, **(dict(temperature=temperature, top_k=0, top_p=1.0) if draw else {}))
+    draw, chance = bool(temperature) and part is None, [SharedChance(len(ids), own, temperature)] if temperature and part else []
+    ids, mask = (t[own].to(model.device) for t in (ids, mask))
+    plain = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
+    settings, model.generation_config = model.generation_config, GenerationConfig(**plain, max_new_tokens=1, do_sample=False)
     try:
         with torch.no_grad():
-            out = model.generate(input_ids=ids[own].to(model.device), attention_mask=mask[own].to(model.device),
-                                 logits_processor=[SharedChance(len(ids), own, temperature)] if temperature and part else [])
+            cache = _prefill(model, ids, mask)
+            model.generation_config = GenerationConfig(**plain, max_new_tokens=max_new_tokens, do_sample=draw, **(dict(temperature=temperature, top_k=0, top_p=1.0) if draw else {}))
+            out = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, logits_processor=chance)
     finally: model.generation_config = settings
     return prompt_ids[own], [_until_end(row, ends) for row in out[:, width:].tolist()]
+
+
+def _prefill(model, ids, mask):  # (b, width) each -> a cache of b rows, or None
+    "What the model keeps of all but the last token of each prompt, computed once for the rows that share it; None where few do."
+    prompts, place = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
+    if 2 * len(prompts) > len(ids) or mask.sum(1).min() < 2: return None
+    each, seen = prompts.chunk(2, 1)
+    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], return_dict_in_generate=True).past_key_values
+    cache.reorder_cache(place)
+    return cache
 
 
 def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
