@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'find_targets', 'weight_digest', 'save_vectors', 'load_vectors', 'folded_copy', 'Adapter', 'wrap']
 
-# %% ../nbs/01_adapter.ipynb #7d059e30
+# %% ../nbs/01_adapter.ipynb #c205ea7e
 import copy, json, weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .linear import AdaptedLinear, Record, Switches, fold_weight
 from .svd import SVDCache, digest, read_tensors, write_tensors
 
-# %% ../nbs/01_adapter.ipynb #ea6cf9b8
+# %% ../nbs/01_adapter.ipynb #9be71fc7
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj",
            "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "in_proj_ba", "out_proj",
            "up_proj", "gate_proj", "down_proj")
@@ -46,7 +46,7 @@ def find_targets(
                              "without quantisation, other adapters or offloading")
     return found
 
-# %% ../nbs/01_adapter.ipynb #f05d97a2
+# %% ../nbs/01_adapter.ipynb #8bbba9ad
 _digests = weakref.WeakKeyDictionary() # module → what its weight was like, and the digest of it then
 
 def weight_digest(m) -> str: # 64 hexadecimal characters; taken again only when the weight was written to

@@ -45,7 +45,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/14_cli.ipynb #13e6df29
+# %% ../nbs/14_cli.ipynb #e3632bf9
 def _train(args):
     from pgrpo.sinks import sinks
     from pgrpo.train import RunFolder, summary_table, train
@@ -158,7 +158,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/14_cli.ipynb #959a3eef
+# %% ../nbs/14_cli.ipynb #eafbd416
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
     parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HINTS', 'PRESETS', 'Config', 'field_type', 'coerce', 'preset', 'to_dict']
 
-# %% ../nbs/11_config.ipynb #e5e0dce2
+# %% ../nbs/11_config.ipynb #64831476
 import difflib
 import re
 import types
@@ -13,7 +13,7 @@ from typing import Literal
 
 from .problems import CORE_MODES, MODES
 
-# %% ../nbs/11_config.ipynb #2408b357
+# %% ../nbs/11_config.ipynb #88320083
 @dataclass(frozen=True)
 class Config:
     "Settings of one run. ValueError for settings that contradict each other."
@@ -151,7 +151,7 @@ def _as(kind, value):
     if number != int(number): raise ValueError("it takes a whole number")
     return int(number)
 
-# %% ../nbs/11_config.ipynb #0603c49f
+# %% ../nbs/11_config.ipynb #fd38e1b7
 def _contradictions(c: Config):
     positive = ("threads", "n_pairs", "k", "n_problems", "steps", "prompts", "group_size", "max_new_tokens", "clip", "inner_steps", "lr", "eval_problems", "checkpoint_every", "temperature")
     for name in positive:

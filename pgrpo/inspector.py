@@ -4,7 +4,7 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../nbs/18_inspector.ipynb #8038c521
+# %% ../nbs/18_inspector.ipynb #b783cdf0
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from .projection import hack_share, null_cin
 from .train import RunFolder, run_pairs, run_policy
 from .vhack import VHack, pair_gradients
 
-# %% ../nbs/18_inspector.ipynb #1c5734be
+# %% ../nbs/18_inspector.ipynb #5c9ce67d
 @dataclass(frozen=True)
 class Record:
     "One arm: measured steps, and what stays the same. What is not known is empty."

@@ -80,7 +80,7 @@ def fold_weight(
     with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False): # a caller's would round what later forwards use as well
         return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
 
-# %% ../nbs/00a_linear.ipynb #9c4b8391
+# %% ../nbs/00a_linear.ipynb #3f10993a
 class Effective:
     "The vector that counts in one module, with and without δS_hack, and the W_eff of either, built when asked for"
     alive = WeakSet()
@@ -121,7 +121,7 @@ class Effective:
 def _after_step(*step):
     for effective in Effective.alive: effective.forget()
 
-register_optimizer_step_post_hook(_after_step)
+_hook = register_optimizer_step_post_hook(_after_step)
 
 # %% ../nbs/00a_linear.ipynb #38f9dc59
 @dataclass

@@ -5,7 +5,7 @@ __all__ = ['PUBLIC', 'GPUS', 'USE_FLOPS', 'USE_BANDWIDTH', 'LAUNCH', 'RESERVE', 
            'hollow_adapter', 'Live', 'fuse', 'Count', 'prefill', 'resident', 'learning', 'Plan', 'attention_flops',
            'Skeletons', 'tokens_of', 'plan']
 
-# %% ../nbs/20d_plan.ipynb #c94baf30
+# %% ../nbs/20d_plan.ipynb #1b5b1d41
 import math
 import weakref
 from collections.abc import Callable
@@ -132,7 +132,7 @@ def fuse(model):
     if model.config._attn_implementation != "eager": model.set_attn_implementation("pgrpo_plan")
     return model
 
-# %% ../nbs/20d_plan.ipynb #f85e28da
+# %% ../nbs/20d_plan.ipynb #9805ecbc
 def _mask(model, ids):  # on the meta device a mask can be built, and not looked into
     return torch.ones_like(ids) if model.config._attn_implementation == "eager" else None
 
@@ -184,7 +184,7 @@ def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = Fals
     modules[0].record.rollout_grads = {}
     return Count(live.peak, live.now, live.operations)
 
-# %% ../nbs/20d_plan.ipynb #c2d72225
+# %% ../nbs/20d_plan.ipynb #380f35c7
 GPUS = {  # name → memory in GB, FLOP/s in dense bf16 and in fp32, bytes/s; from the makers' data sheets
     "RTX 4090": (24, 165e12, 83e12, 1.01e12), "L40S": (48, 362e12, 92e12, 0.86e12), "A100": (80, 312e12, 19.5e12, 2.04e12), "H100": (80, 989e12, 67e12, 3.35e12), "H200": (141, 989e12, 67e12, 4.8e12)}
 USE_FLOPS, USE_BANDWIDTH, LAUNCH = 0.35, 0.5, 0.8e-3  # assumed: shares of the peaks that are reached, and seconds a layer and token spent on launching kernels
@@ -238,7 +238,7 @@ class Plan:
         return "\n".join(lines + ["", f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
                                       "grading, evaluation and the first SVDs come on top"])
 
-# %% ../nbs/20d_plan.ipynb #5b4512fa
+# %% ../nbs/20d_plan.ipynb #b45985fa
 def attention_flops(model, rows: int, tokens: int) -> float:
     "Forward, causal, every layer taken as full attention."
     c = model.config.get_text_config()

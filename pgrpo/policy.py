@@ -108,7 +108,7 @@ def train_policy(
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return model.eval(), tokenizer, losses
 
-# %% ../nbs/06_policy.ipynb #b9385910
+# %% ../nbs/06_policy.ipynb #5d12c4be
 def policy_dir() -> Path:
     "Where the embedded policy lies."
     return data_dir() / "policy"
@@ -164,7 +164,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../nbs/06_policy.ipynb #1d31028b
+# %% ../nbs/06_policy.ipynb #baf0943e
 def sample(
     model,
     tokenizer,

@@ -6,7 +6,7 @@ __all__ = ['MAY_CHANGE', 'seed_for', 'run_problems', 'run_policy', 'run_pairs', 
            'read_checkpoint', 'set_vectors', 'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train',
            'summary_table']
 
-# %% ../nbs/12_train.ipynb #bd3feaa0
+# %% ../nbs/12_train.ipynb #13a1a2d1
 import fcntl
 import hashlib
 import json
@@ -48,7 +48,7 @@ def seed_for(*names) -> int:
     "A seed of 63 bits for what the names say, the same in every process."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big") >> 1
 
-# %% ../nbs/12_train.ipynb #ce88994d
+# %% ../nbs/12_train.ipynb #b239e7af
 def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to train on, held out
     "The two sides of a run's problems, under its modes. ValueError where a mode has no problem on one of them."
     if config.problems == "generated":
@@ -154,7 +154,7 @@ class FolderLock:
         cls.held[path] = self
         return self
 
-# %% ../nbs/12_train.ipynb #557848d8
+# %% ../nbs/12_train.ipynb #c3a82584
 MAY_CHANGE = ("device", "threads", "micro_batch", "checkpointing", "vllm_memory")  # settings that a run may be gone on with in another value: they decide where and in what portions it is computed
 
 
@@ -218,7 +218,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../nbs/12_train.ipynb #e07bfa04
+# %% ../nbs/12_train.ipynb #748445be
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -289,7 +289,7 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../nbs/12_train.ipynb #b7c8c560
+# %% ../nbs/12_train.ipynb #0acb4edd
 class Alone:
     "A run in one process. `pgrpo.distributed.Team` is the same for several."
     writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own

@@ -68,7 +68,7 @@ class Discount(Yardstick):
         above = scores - of_group(scores)
         return rewards - self.weight * (above / of_group(above.square()).sqrt().clamp(min=self.floor)).relu()
 
-# %% ../nbs/09c_yardsticks.ipynb #d2ae87ee
+# %% ../nbs/09c_yardsticks.ipynb #96b2cb3f
 @dataclass(frozen=True)
 class Trusted(Yardstick):
     "Of the gradient, what lies in the span of clean gradients."
@@ -86,7 +86,7 @@ def clean_bases(
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, batch_size=batch_size)
     return {name: torch.linalg.svd(g.double(), full_matrices=False).Vh[:k].float() for name, g in grads.clean.items()}
 
-# %% ../nbs/09c_yardsticks.ipynb #bcfcc959
+# %% ../nbs/09c_yardsticks.ipynb #940792fb
 def make_yardstick(
     name: str,              # "penalty", "screen", "advantage", "trusted"
     modes: Sequence[str],   # those that the monitor knows
