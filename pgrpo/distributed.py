@@ -23,7 +23,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../nbs/20f_distributed.ipynb #448e6ea1
+# %% ../nbs/20f_distributed.ipynb #72f74a86
 class Team:
     "The processes of one run. Made by `join`; takes the place of `pgrpo.train.Alone`."
     def __init__(self):
@@ -47,7 +47,7 @@ class Team:
         "RuntimeError unless every process has the bases and vectors of the first."
         own = torch.stack([t.detach().sum(dtype=torch.float64) for m in adapter.values() for t in (m.U, m.Vh, m.delta_s, m.delta_s_hack)]).cpu()
         for rank, other in enumerate(self.gather([own])):
-            for i in (~torch.isclose(own, other, rtol=1e-6, atol=1e-6)).nonzero()[:1, 0].tolist():
+            for i in (~torch.isclose(own, other, rtol=1e-6, atol=1e-6, equal_nan=True)).nonzero()[:1, 0].tolist():
                 raise RuntimeError(f"processes {self.rank} and {rank} differ at {list(adapter)[i // 4]}.{('U', 'Vh', 'delta_s', 'delta_s_hack')[i % 4]}, so they would not make the same step; use GPUs of one kind, and one cache (PGRPO_CACHE) for all")
 
     def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0):

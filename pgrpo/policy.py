@@ -164,7 +164,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../nbs/06_policy.ipynb #baf0943e
+# %% ../nbs/06_policy.ipynb #87ba8ddd
 def sample(
     model,
     tokenizer,
@@ -203,7 +203,8 @@ def _prefill(model, ids, mask):  # (b, width) each -> a cache of b rows, or None
     prompts, place = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
     if 2 * len(prompts) > len(ids) or mask.sum(1).min() < 2: return None
     each, seen = prompts.chunk(2, 1)
-    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], return_dict_in_generate=True).past_key_values
+    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], return_dict_in_generate=True).get("past_key_values")
+    if not hasattr(cache, "reorder_cache"): return None  # a model that keeps something else
     cache.reorder_cache(place)
     return cache
 
