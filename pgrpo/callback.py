@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['check_trainer', 'ProjectionCallback', 'trl_rows', 'trl_reward']
 
-# %% ../nbs/20b_callback.ipynb #bfd7b724
+# %% ../nbs/20b_callback.ipynb #f7d74d18
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from .adapter import Adapter
 from .grader import grade_many
@@ -29,7 +29,7 @@ def check_trainer(args, optimizer, adapter: Adapter):
             if id(getattr(m, key)) not in decay: raise ValueError(f"{name}.{key} is not in the trainer's optimizer; wrap the model before the trainer is made, or pass optimizers=(make_optimizer(adapter, lr), None)")
         if decay[id(m.delta_s_hack)]: raise ValueError(f"{name}.delta_s_hack has weight decay {decay[id(m.delta_s_hack)]}, which leaks what route set aside back into the model; set weight_decay=0, or pass optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../nbs/20b_callback.ipynb #79889d98
+# %% ../nbs/20b_callback.ipynb #8b718730
 class ProjectionCallback(TrainerCallback):
     "Measure, erase or route in a Trainer's every step. What it cannot do under this trainer is a ValueError before the first step."
     def __init__(self,
@@ -55,17 +55,17 @@ class ProjectionCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         check_trainer(args, optimizer, self.adapter)
-        if state.global_step: self.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if state.global_step: self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint: self.load(state.best_model_checkpoint)
+        if args.load_best_model_at_end and state.best_model_checkpoint: self.adapter.load(Path(state.best_model_checkpoint) / "adapter.safetensors")
 
-    def load(self, checkpoint: str | Path):
-        "Set the vectors to those of a trainer's checkpoint. ValueError where it has none and the vectors are still zero."
-        file = Path(checkpoint) / "adapter.safetensors"
-        if file.exists(): self.adapter.load(file)
+    def _resume(self, checkpoint: Path, state):
+        "A callback is not told where a trainer resumes from; if it is this checkpoint of its own, the two have one history. From elsewhere the vectors have to be there already."
+        file, history = checkpoint / "adapter.safetensors", checkpoint / "trainer_state.json"
+        if file.exists() and history.exists() and TrainerState.load_from_json(str(history)).log_history == state.log_history: self.adapter.load(file)
         elif not any(p.any() for p in self.adapter.parameters()):
-            raise ValueError(f"{file} does not exist, so the run would go on from the base model; call adapter.load with the file of the checkpoint before train")
+            raise ValueError(f"{file} is not of the checkpoint that this run goes on from, or not there, and the vectors are zero, which is the base model; call adapter.load with the file of that checkpoint before train")
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args, state, control, **kwargs):

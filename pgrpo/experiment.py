@@ -103,7 +103,7 @@ def sweep(
     pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
     return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
 
-# %% ../nbs/13_experiment.ipynb #dc3d1fd8
+# %% ../nbs/13_experiment.ipynb #a71be2d6
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -141,7 +141,7 @@ def _rows_done(cell: Cell) -> int:
 
 def run_cells(
     cells: Sequence[Cell],
-    workers: int | None = None,  # processes at a time; None: one a core
+    workers: int | None = None,  # processes at a time; None: one a core, and one on a GPU
     progress: bool = True,
 ):
     "Run every cell that is not finished, those with a teacher last. RuntimeError, with the end of its log, if one fails; the others are stopped."

@@ -136,8 +136,13 @@ def test_one_process_writes_into_a_folder(tmp_path):
     assert gone_on.state.step == before // SETTINGS["checkpoint_every"] * SETTINGS["checkpoint_every"] == lines(folder)
 
 
-def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path):
+def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path, monkeypatch):
     with pytest.raises(OSError): train(preset("smoke", steps=1, policy=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
+    with monkeypatch.context() as patch:
+        def fails(self): raise ValueError("these pairs do not do")
+        patch.setattr(Trainer, "extract", fails)
+        with pytest.raises(ValueError, match="these pairs"): train(preset("smoke", steps=1, k=3), tmp_path / "run", progress=False)
+    (tmp_path / "run" / "config.json").rename(tmp_path / "run" / "config.json.tmp")  # as a kill leaves it
     assert train(preset("smoke", steps=1), tmp_path / "run", progress=False) and RunFolder(tmp_path / "run").config().policy == "embedded"
 
 
