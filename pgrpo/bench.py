@@ -4,7 +4,7 @@
 __all__ = ['QUICK', 'BY', 'Ratio', 'ratio', 'peak_growth', 'memory', 'Sizes', 'measure_ratios', 'measure_scaling', 'bench',
            'bench_table', 'save_bench', 'load_bench', 'scaling_figure']
 
-# %% ../nbs/21_bench.ipynb #49bca88b
+# %% ../nbs/21_bench.ipynb #408c57b3
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def ratio(
     middle = lambda values: float(torch.tensor(values, dtype=torch.float64).median())
     return Ratio(name, against, unit, median, low, high, len(each), target, middle(ours), middle(theirs))
 
-# %% ../nbs/21_bench.ipynb #de9aa28a
+# %% ../nbs/21_bench.ipynb #adce5ba7
 def _peak(reset: bool = False) -> float:  # MiB
     "The most memory that this process has had, since the last reset where the system knows one."
     status = Path("/proc/self/status")
@@ -96,7 +97,7 @@ def memory(sides: Sequence[str], rows: int, length: int) -> dict[str, float]:  #
     def child(side):
         code = f"from pgrpo.bench import peak_growth; print(peak_growth({side!r}, {rows}, {length}))"
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
-    return {side: child(side) for side in sides}
+    with ThreadPoolExecutor(cores()) as threads: return dict(zip(sides, threads.map(child, sides)))
 
 # %% ../nbs/21_bench.ipynb #a393c7fa
 @dataclass(frozen=True)
