@@ -99,7 +99,7 @@ def memory(sides: Sequence[str], rows: int, length: int) -> dict[str, float]:  #
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
     with ThreadPoolExecutor(cores()) as threads: return dict(zip(sides, threads.map(child, sides)))
 
-# %% ../nbs/21_bench.ipynb #a393c7fa
+# %% ../nbs/21_bench.ipynb #44bdf5a1
 @dataclass(frozen=True)
 class Sizes:
     "How much work each side gets."
@@ -125,14 +125,12 @@ def measure_ratios(sizes: Sizes, progress: bool = True) -> tuple[list[Ratio], li
     with tqdm(total=6, desc="bench", disable=not progress) as bar:
         def timed(run, *rows):
             seconds = run()
-            for name, against, other, unit, target in rows: lines.append(ratio(name, against, unit, target, seconds["ours"], seconds[other]))
+            for name, against, other, unit, target, *ours in rows: lines.append(ratio(name, against, unit, target, seconds[ours[0] if ours else "ours"], seconds[other]))
             bar.update()
         times, share = "times as fast", "of its time"
         if not missing:
-            seconds = whole_updates(sizes.prompts, sizes.group, sizes.max_new_tokens, sizes.repeat)
-            for name, side, target in (("a whole update", "ours", 2.0), ("a whole update, variance in every group", "varied", None)):
-                lines.append(ratio(name, "TRL's GRPOTrainer with PEFT LoRA", times, target, seconds[side], seconds["trl"]))
-            bar.update()
+            timed(lambda: whole_updates(sizes.prompts, sizes.group, sizes.max_new_tokens, sizes.repeat), ("a whole update", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, 2.0),
+                  ("a whole update, variance in every group", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, None, "varied"))
         timed(lambda: forward_backward(sizes.rows, sizes.repeat), ("forward and backward, a gradient per rollout", "hooks with two backwards", "hooks", share, 0.6),
               ("forward and backward, a gradient per rollout", "the frozen base model's", "base", share, 2.2))
         timed(lambda: rollouts_speed(sizes.prompts * sizes.group, sizes.max_new_tokens, sizes.repeat), ("rollouts with folded weights", "the base model's generate", "base", times, 0.95))
@@ -179,7 +177,7 @@ def bench(quick: bool = False, progress: bool = True) -> dict:
     return dict(about=dict(machine=_machine(), cores=cores(), threads=1, quick=quick, method="interleaved repetitions, ratio within each, median and quartiles; other work may run on the same cores", **said),
                 sizes={k: v for k, v in asdict(sizes).items() if k != "scaling"}, ratios=[asdict(line) | dict(met=line.met) for line in lines], left_out=left_out, scaling=scaling)
 
-# %% ../nbs/21_bench.ipynb #bd43cbd1
+# %% ../nbs/21_bench.ipynb #c13c158a
 BY = dict(batch="rollouts in the batch", length="tokens a rollout", width="width of the model")  # what is scaled
 
 
@@ -193,11 +191,10 @@ def bench_table(report: dict, markdown: bool = False) -> str:
     about = report["about"]
     note = [f"{report['sizes']['repeat']} repetitions in turn, median and quartiles of the ratio within each; {about['cores']} cores, one thread of torch {about['torch']}, transformers {about['transformers']}" +
             (f", TRL {about['trl']}, PEFT {about['peft']}" if "trl" in about else "") + ".", *(f"Left out: {each}." for each in report["left_out"])]
-    if not markdown:
-        for by, title in BY.items():
-            points = [p for p in report["scaling"] if p["by"] == by]
-            note.append(f"Forward and backward in those of the base model, by {title}: " + "; ".join(f"{p['value']}: {p['ours'][1]:.2f}, hooks {p['hooks'][1]:.2f}" for p in points))
     if markdown: lines = ["| " + " | ".join(row) + " |" for row in rows]; lines.insert(1, "| --- " * len(rows[0]) + "|"); return "\n".join([*lines, "", *note])
+    for by, title in BY.items():
+        points = [p for p in report["scaling"] if p["by"] == by]
+        note.append(f"Forward and backward in those of the base model, by {title}: " + "; ".join(f"{p['value']}: {p['ours'][1]:.2f}, hooks {p['hooks'][1]:.2f}" for p in points))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows] + ["", *note])
 

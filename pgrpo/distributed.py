@@ -23,7 +23,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../nbs/20f_distributed.ipynb #72f74a86
+# %% ../nbs/20f_distributed.ipynb #ae4e1a55
 class Team:
     "The processes of one run. Made by `join`; takes the place of `pgrpo.train.Alone`."
     def __init__(self):
@@ -64,11 +64,10 @@ class Team:
 
     def score(self, detector, model, adapter, encoded, batch_size=128):
         "As `pgrpo.scores.Detector.scores`; batches are dealt out whole."
-        order = encoded.attention_mask.sum(1).argsort(stable=True)  # as `sequence_gradients` does
-        parts = order.split(batch_size)
+        parts = encoded.batches(batch_size)
         mine = parts[share(len(parts), self.rank, self.world)]
         scores = self.gather([detector.scores(model, adapter, encoded[torch.cat(mine)], batch_size)] if mine else [])
-        return torch.cat(scores)[order.argsort().cpu()]
+        return torch.cat(scores)[torch.cat(parts).argsort().cpu()]
 
     def backward(self, model, adapter, rollouts, A, *, beta=0.0, micro_batch=None, **how) -> Gradients:
         "As `pgrpo.grpo.backward`; each process takes some of the micro-batches, and all have every row afterwards."

@@ -103,7 +103,7 @@ def sweep(
     pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
     return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
 
-# %% ../nbs/13_experiment.ipynb #a71be2d6
+# %% ../nbs/13_experiment.ipynb #1c80a2db
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -153,11 +153,12 @@ def run_cells(
         run_cells([c for c in waiting if c not in taught], workers, progress)
         for c in {c.config.pool: c for c in taught}.values(): pool_of_run(_teacher(c), c.config, c.config.teacher_rows, progress=False).save(c.config.pool)
         waiting = taught
+    workers = workers or (1 if any(c.config.device.startswith("cuda") for c in cells) else cores())
     bars = {c.folder: tqdm(total=c.config.steps, desc=f"{c.arm}, seed {c.seed}", position=i, disable=not progress) for i, c in enumerate(waiting)}
     running = {}
     try:
         while waiting or running:
-            while waiting and len(running) < (workers or (1 if any(c.config.device.startswith("cuda") for c in cells) else cores())):
+            while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 running[cell.folder] = cell, _start(cell), time.perf_counter()
             for folder, (cell, process, began) in list(running.items()):

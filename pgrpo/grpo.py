@@ -134,7 +134,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../nbs/09_grpo.ipynb #a65193c6
+# %% ../nbs/09_grpo.ipynb #1a56f072
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -156,12 +156,12 @@ def micro_batches(
     rollouts: Rollouts,
     A: torch.Tensor,           # (B,)
     beta: float = 0.0,
-    size: int | None = None,   # rollouts each, those of like length together, which wastes less on padding; None: one of all, in their order
+    size: int | None = None,   # rollouts each, as in `Encoded.batches`; None: one of all, in their order
 ) -> list[torch.Tensor]:       # (b,) int64 each
     "The rollouts that have a gradient: all where there is a KL term, else those that have an advantage."
     rows = (torch.arange(len(A)) if beta else A.nonzero()[:, 0]).contiguous()
-    if size: rows = rows[rollouts.encoded.attention_mask.sum(1).to(rows.device)[rows].argsort(stable=True)]
-    return list(rows.split(size or len(rows))) if len(rows) else []
+    if not len(rows): return []
+    return list(rollouts.encoded.batches(size, rows)) if size else [rows]
 
 
 def backward(

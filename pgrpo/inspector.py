@@ -4,7 +4,7 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../nbs/18_inspector.ipynb #b783cdf0
+# %% ../nbs/18_inspector.ipynb #0cbc1228
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ from .frame import Twin, box, close_all, escape, ipw, style
 from .magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from .plots import INK, color, static
 from .projection import hack_share, null_cin
-from .train import RunFolder, run_pairs, run_policy
+from .train import RunFolder, read_checkpoint, run_pairs, run_policy
 from .vhack import VHack, pair_gradients
 
-# %% ../nbs/18_inspector.ipynb #5c9ce67d
+# %% ../nbs/18_inspector.ipynb #861ef045
 @dataclass(frozen=True)
 class Record:
     "One arm: measured steps, and what stays the same. What is not known is empty."
@@ -66,7 +66,7 @@ def record_run(
     config, files = folder.config(), folder.modules()
     if not files: raise ValueError(f"{run} has no measured steps; train with log_modules above 0, and for at least one step that has a gradient")
     if not folder.checkpoint_file.exists(): raise ValueError(f"{run} has no checkpoint yet, so there is no V to look at; wait for the first, or lower checkpoint_every")
-    vhack = VHack(**torch.load(folder.checkpoint_file, map_location="cpu", weights_only=True)["vhack"])
+    vhack = VHack(**read_checkpoint(folder.checkpoint_file)["vhack"])
     spectra, shares, modes = {}, {}, ()
     if model:
         policy, tokenizer = run_policy(config if torch.cuda.is_available() else replace(config, device="cpu"))  # a run may be looked at where there is no GPU

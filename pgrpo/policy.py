@@ -164,7 +164,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../nbs/06_policy.ipynb #87ba8ddd
+# %% ../nbs/06_policy.ipynb #7ea140c5
 def sample(
     model,
     tokenizer,
@@ -187,13 +187,11 @@ def sample(
     ends, own = end_ids(model, tokenizer), part or slice(None)
     draw, chance = bool(temperature) and part is None, [SharedChance(len(ids), own, temperature)] if temperature and part else []
     ids, mask = (t[own].to(model.device) for t in (ids, mask))
-    plain = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
-    settings, model.generation_config = model.generation_config, GenerationConfig(**plain, max_new_tokens=1, do_sample=False)
+    how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if draw else dict(do_sample=False)
+    settings, model.generation_config = model.generation_config, GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
     try:
         with torch.no_grad():
-            cache = _prefill(model, ids, mask)
-            model.generation_config = GenerationConfig(**plain, max_new_tokens=max_new_tokens, do_sample=draw, **(dict(temperature=temperature, top_k=0, top_p=1.0) if draw else {}))
-            out = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, logits_processor=chance)
+            out = model.generate(input_ids=ids, attention_mask=mask, past_key_values=_prefill(model, ids, mask), logits_processor=chance, max_new_tokens=max_new_tokens, **how)
     finally: model.generation_config = settings
     return prompt_ids[own], [_until_end(row, ends) for row in out[:, width:].tolist()]
 
@@ -203,7 +201,7 @@ def _prefill(model, ids, mask):  # (b, width) each -> a cache of b rows, or None
     prompts, place = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
     if 2 * len(prompts) > len(ids) or mask.sum(1).min() < 2: return None
     each, seen = prompts.chunk(2, 1)
-    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], return_dict_in_generate=True).get("past_key_values")
+    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], max_new_tokens=1, do_sample=False, return_dict_in_generate=True).get("past_key_values")
     if not hasattr(cache, "reorder_cache"): return None  # a model that keeps something else
     cache.reorder_cache(place)
     return cache

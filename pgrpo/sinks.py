@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['scalars', 'tensorboard_sink', 'wandb_sink', 'sinks']
 
-# %% ../nbs/20a_sinks.ipynb #2a605214
+# %% ../nbs/20a_sinks.ipynb #a36e8a7c
 import hashlib
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .config import MAY_CHANGE, Config, to_dict
+from .config import Config, identity, to_dict
 
 # %% ../nbs/20a_sinks.ipynb #66c09008
 def scalars(row: dict) -> dict[str, float]:
@@ -42,7 +42,7 @@ def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     finally:
         if writer: writer.close()
 
-# %% ../nbs/20a_sinks.ipynb #c4df5580
+# %% ../nbs/20a_sinks.ipynb #42fa9d7c
 @contextmanager
 def wandb_sink(
     project: str,
@@ -53,8 +53,7 @@ def wandb_sink(
     _need("wandb", "--wandb")
     import wandb
     where = Path(run_dir).resolve()
-    about = {k: v for k, v in to_dict(config).items() if k not in MAY_CHANGE}
-    key = hashlib.sha256(json.dumps([str(where), about]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([str(where), identity(config)]).encode()).hexdigest()[:16]
     try: run = wandb.init(project=project, name=where.name, id=key, resume="allow", config=to_dict(config), allow_val_change=True)
     except wandb.errors.Error as e: raise ValueError(f"--wandb {project}: {str(e).rstrip('.')}; without an account set WANDB_MODE=offline in the environment") from e
     failed = 1

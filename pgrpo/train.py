@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems
            'versions', 'FolderLock', 'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint',
            'set_vectors', 'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../nbs/12_train.ipynb #2d11e614
+# %% ../nbs/12_train.ipynb #5855f3d8
 import fcntl
 import hashlib
 import json
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 import pgrpo
 from .adapter import Adapter, wrap
-from .config import MAY_CHANGE, PRESETS, Config, preset, to_dict
+from .config import PRESETS, Config, identity, preset, to_dict
 from .engines import engine_for
 from .generator import generated_pairs, generated_problems
 from .grader import grade_many
@@ -162,7 +162,7 @@ def _close_all():
 
 os.register_at_fork(after_in_child=_close_all)  # a child has no part in its parent's locks, and must not keep them
 
-# %% ../nbs/12_train.ipynb #0adbb82a
+# %% ../nbs/12_train.ipynb #475472af
 class RunFolder:
     "The files of one run."
     def __init__(self, path: str | Path):
@@ -177,7 +177,7 @@ class RunFolder:
         begun = any(file != self.config_file and file.suffix != ".tmp" for file in self.path.iterdir())  # .tmp: what a kill leaves
         if begun and self.config_file.exists():
             other = self.config()
-            changed = [k for k, v in to_dict(config).items() if to_dict(other)[k] != v and k not in MAY_CHANGE]
+            changed = [k for k, v in identity(config).items() if identity(other)[k] != v]
             if changed: raise ValueError(f"{self.path} already holds another run ({changed[0]} is {getattr(other, changed[0])!r} there and {getattr(config, changed[0])!r} here); choose another folder with --run-dir")
         elif begun: raise ValueError(f"{self.path} holds files that are no run; choose another folder with --run-dir")
         if write: self.lock = FolderLock(self.path)

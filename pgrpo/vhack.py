@@ -18,7 +18,7 @@ import pgrpo
 from .problems import Pair, encode_prompt
 from .svd import cache_folder, digest, read_tensors, write_tensors
 
-# %% ../nbs/07_vhack.ipynb #46305116
+# %% ../nbs/07_vhack.ipynb #a0ce9b7f
 @dataclass(frozen=True)
 class Encoded:
     "Sequences of prompt and completion, padded on the right"
@@ -28,6 +28,10 @@ class Encoded:
 
     def __len__(self): return len(self.input_ids)
     def to(self, device): return Encoded(*(t.to(device) for t in (self.input_ids, self.attention_mask, self.completion_mask)))
+    def batches(self, size, rows=None): # (b,) int64 each: rows, all by default, at most `size` at a time; those of like length together, which wastes less on padding
+        lengths = self.attention_mask.sum(1)
+        if rows is None: rows = torch.arange(len(self), device=lengths.device)
+        return rows[lengths.to(rows.device)[rows].argsort(stable=True)].split(size)
     def __getitem__(self, rows): # a slice or a list of rows, cut to their longest
         part = [t[rows] for t in (self.input_ids, self.attention_mask, self.completion_mask)]
         return Encoded(*(t[:, :int(part[1].sum(1).max())] for t in part))
@@ -84,7 +88,7 @@ def completion_nll(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../nbs/07_vhack.ipynb #c3a98b75
+# %% ../nbs/07_vhack.ipynb #821c7b74
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
@@ -95,10 +99,10 @@ def sequence_gradients(
     "∇NLL of every sequence in δS, with δS_hack ablated; a loss that is not finite is a ValueError naming the sequence"
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it has to be 1 or more")
     device, training, parts = next(model.parameters()).device, model.training, []
-    order = encoded.attention_mask.sum(1).argsort(stable=True) # less padding
+    batches = encoded.batches(batch_size)
     model.eval()
     try:
-        for some in order.split(batch_size):
+        for some in batches:
             batch = encoded[some].to(device)
             with adapter.deployed(), adapter.checkpointed(), torch.enable_grad():
                 nll = completion_nll(model, batch, normalize)
@@ -111,7 +115,7 @@ def sequence_gradients(
     finally: model.train(training)
     missing = set(adapter) - set(parts[0])
     if missing: raise ValueError(f"{sorted(missing)[0]} took no part in the forward, so it has no gradient; leave it out of wrap's targets")
-    back = order.argsort().to(device)
+    back = torch.cat(batches).argsort().to(device)
     return {name: torch.cat([p[name] for p in parts]).float()[back] for name in adapter}
 
 def encode_pairs(

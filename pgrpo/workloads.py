@@ -157,7 +157,7 @@ def whole_updates(prompts: int, group: int, max_new_tokens: int, repeat: int) ->
         trl_trainer(prompts, group, max_new_tokens, repeat + 1, folder, [between]).train()
     return {name: each[1:] for name, each in between.seconds.items()}
 
-# %% ../nbs/20e_workloads.ipynb #6e459622
+# %% ../nbs/20e_workloads.ipynb #1eacac6f
 def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
     "Seconds of generating with folded weights, and with the base model."
     model, tokenizer = load_policy()
@@ -182,7 +182,7 @@ def extraction_speed(pairs: int, repeat: int) -> dict[str, list[float]]:
     run = lambda size: lambda: extract(model, tokenizer, adapter, made, batch_size=size, cache_dir=False)
     def base():
         encoded, _ = encode_pairs(frozen, tokenizer, made)
-        for some in encoded.attention_mask.sum(1).argsort(stable=True).split(size): base_backward(frozen, encoded[some])
+        for some in encoded.batches(size): base_backward(frozen, encoded[some])
     return in_turn(dict(ours=run(size), single=run(1), base=base), repeat)
 
 
