@@ -39,13 +39,13 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 
 lab: $(READY)    ## JupyterLab on one update, step by step
-	$(BIN)/jupyter lab nbs/22_step_through.ipynb
+	$(BIN)/jupyter lab nbs/00_start/1_step_through.ipynb
 
 notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
 	$(BIN)/python tools/run_notebooks.py
 
 results: $(READY)    ## draw the results again from data/results: their notebooks, figures and the README's tables
-	$(BIN)/python tools/run_notebooks.py 26_results 27_variants
+	$(BIN)/python tools/run_notebooks.py 13_results
 	$(BIN)/python tools/readme.py
 
 experiment: $(READY) ## the 50 runs behind the main results from nothing, then `results`; goes on where it was stopped

@@ -1,7 +1,7 @@
 """Packaging of pgrpo. All metadata comes from settings.ini, which nbdev reads too."""
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup
+from setuptools import find_packages, setup
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
@@ -24,7 +24,7 @@ setup(
     extras_require={"notebook": notebook, "trl": trl, "sinks": sinks, "vllm": vllm, "dev": [*notebook, *trl, *sinks, *settings["dev_requirements"].split()]},
     entry_points={"console_scripts": settings["console_scripts"].split()},
     # The folder data/ is installed as the package pgrpo_data, so that a plain install has the embedded policy.
-    packages=["pgrpo", "pgrpo_data"],
+    packages=[*find_packages(include=["pgrpo", "pgrpo.*"]), "pgrpo_data"],
     package_dir={"pgrpo": "pgrpo", "pgrpo_data": "data"},
     package_data={"pgrpo_data": ["**/*"]},
 )

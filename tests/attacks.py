@@ -84,11 +84,11 @@ attack("replaces the worker's to_json", F, method("return AnyValue()", """
     import sys
     class AnyValue:
         __eq__ = lambda *a: True
-    sys.modules["pgrpo.worker"].to_json = lambda value: {"$any": True}
+    sys.modules["pgrpo.sandbox.worker"].to_json = lambda value: {"$any": True}
 """))
 attack("replaces the worker's _write", F, method("return 1", """
     import os, sys
-    sys.modules["pgrpo.worker"]._write = lambda record: os.write(3, b'{"value": {"$float": "nan"}}\\n')
+    sys.modules["pgrpo.sandbox.worker"]._write = lambda record: os.write(3, b'{"value": {"$float": "nan"}}\\n')
 """))
 attack("sends more records than tests", F, method("import os; os.write(3, b'{\"value\": 0}\\n' * 1000); return 0"))
 attack("sends half a record", F, method("import os; os.write(3, b'{\"value\": '); os._exit(0)"), detail="no answer")
@@ -214,7 +214,7 @@ attack("replaces every function of the worker", F, returning("0", """
 """), detail="no answer")
 attack("plants an oracle of its own", F, returning("0", """
     import sys, types
-    for name in ("pgrpo.oracle", "pgrpo.grader"):
+    for name in ("pgrpo.grader.oracle", "pgrpo.grader"):
         sys.modules[name] = fake = types.ModuleType(name)
         fake.same = fake.verdict = fake.grade = lambda *a, **k: True
 """))
@@ -223,7 +223,7 @@ attack("swaps the code of the judge", F, returning("0", """
     def all_right(request):
         import os
         os.write(3, b'{"value": true}\\n' * 9)
-    sys.modules["pgrpo.worker"].judge.__code__ = all_right.__code__
+    sys.modules["pgrpo.sandbox.worker"].judge.__code__ = all_right.__code__
 """))
 attack("traces the harness", F, returning("0", """
     import sys

@@ -127,7 +127,7 @@ def served(folder: Path, notebooks, home: Path, **look):
     "A page on a JupyterLab with copies of some notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
-    for name in notebooks: shutil.copy(ROOT / "nbs" / name, folder)
+    for name in notebooks: shutil.copy(ROOT / "nbs" / name, folder)  # a page is opened by its file's name alone
     lab = Lab(folder, home, **look)
     try:
         page = Page(lab, home / "profile")

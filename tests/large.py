@@ -1,8 +1,8 @@
 "Figures of a made-up update with the modules of a 4B model: 36 layers of 7, ranks as Qwen3-4B has them."
 import torch
 
-from pgrpo.inspector import Record
-from pgrpo.magnitudes import Magnitudes
+from pgrpo.widgets.inspector import Record
+from pgrpo.grpo.magnitudes import Magnitudes
 from pgrpo.projection import project_all
 from pgrpo.vhack import haar
 

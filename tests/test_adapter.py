@@ -3,7 +3,7 @@ import copy, subprocess, sys, warnings
 import pytest, torch, torch.nn as nn, transformers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from pgrpo.adapter import wrap
-from pgrpo.linear import AdaptedLinear, fold_weight
+from pgrpo.adapter.linear import AdaptedLinear, fold_weight
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 ARCHITECTURES = ["qwen3"] + ["qwen3_5"] * hasattr(transformers, "Qwen3_5ForCausalLM")

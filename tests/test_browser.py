@@ -11,8 +11,8 @@ PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
-    with served(home / "notebooks", ["22_step_through.ipynb"], home) as page:
-        page.open("22_step_through.ipynb")
+    with served(home / "notebooks", ["00_start/1_step_through.ipynb"], home) as page:
+        page.open("1_step_through.ipynb")
         page.run_all(400)
         page.one(".pgrpo-stepper")
         yield page
@@ -115,8 +115,8 @@ def test_long_work_can_be_stopped(page):
 
 STOP = """
 from IPython.display import display
-from pgrpo.frame import Stopped
-from pgrpo.stepper import Stepper
+from pgrpo.widgets.frame import Stopped
+from pgrpo.widgets.stepper import Stepper
 inside = Stepper(seed=0)
 display(inside)
 try: inside.set(group_size=512)
@@ -169,12 +169,12 @@ print(" ".join(f"{float(s):+.2e}" for s in b.token_scores[row, first:][:len(t.pi
 def test_closed_it_is_gone(page):
     page.lab.ask("stepper.close(); view.close()")
     wait("the page to forget it", lambda: not page.all(".pgrpo-stepper") and not page.all(".pgrpo-tokens"))
-    assert page.lab.ask("from pgrpo.frame import alive; print(len(alive()))") == "0"
+    assert page.lab.ask("from pgrpo.widgets.frame import alive; print(len(alive()))") == "0"
     assert page.errors() == []
 
 
 def test_live_stops_at_the_button_and_goes_on(tmp_path):
-    call = f"from pgrpo.config import preset\nfrom pgrpo.live import train_live\nw = train_live({{a: preset('demo', arm=a, steps=8, eval_problems=1, n_problems=64) for a in ('none', 'erase')}}, {str(tmp_path / 'runs')!r}, every=0.1)"
+    call = f"from pgrpo.config import preset\nfrom pgrpo.widgets.live import train_live\nw = train_live({{a: preset('demo', arm=a, steps=8, eval_problems=1, n_problems=64) for a in ('none', 'erase')}}, {str(tmp_path / 'runs')!r}, every=0.1)"
     notebook(tmp_path / "nbs", "live.ipynb", call)
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
         page.open("live.ipynb")

@@ -1,6 +1,7 @@
 "The inspector, the explorer and the tutorials with them in a real JupyterLab, with a real browser and no network."
 import json
 import time
+from pathlib import Path
 
 import pytest
 from browser import ROOT, fits, needs_browser, notebook, served, wait
@@ -41,7 +42,7 @@ def pick(page, label, text):
     next(o for o in found[0].find_elements("css selector", "option") if o.text == text).click()
 
 
-LARGE = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom large import made_up\nfrom pgrpo.inspector import Inspector\nw = Inspector({{'none': made_up(), 'erase': made_up(steps=(0, 10), arm='erase', seed=1)}})"
+LARGE = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom large import made_up\nfrom pgrpo.widgets.inspector import Inspector\nw = Inspector({{'none': made_up(), 'erase': made_up(steps=(0, 10), arm='erase', seed=1)}})"
 
 
 @pytest.mark.parametrize("width,theme", [(1400, "JupyterLab Light"), (900, "JupyterLab Dark")])
@@ -79,7 +80,7 @@ def test_inspector_with_252_modules(tmp_path, width, theme, record_property):
 
 def test_explorer(tmp_path):
     for arm in ("none", "route"): train(preset("smoke", arm=arm, log_rollouts=16), tmp_path / "runs" / arm, progress=False)
-    notebook(tmp_path / "nbs", "explore.ipynb", f"from pathlib import Path\nfrom pgrpo.explorer import Explorer\nruns = Path({str(tmp_path / 'runs')!r})\nw = Explorer({{a: runs / a for a in ('none', 'route')}})", "w")
+    notebook(tmp_path / "nbs", "explore.ipynb", f"from pathlib import Path\nfrom pgrpo.widgets.explorer import Explorer\nruns = Path({str(tmp_path / 'runs')!r})\nw = Explorer({{a: runs / a for a in ('none', 'route')}})", "w")
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
         page.open("explore.ipynb")
         page.run_all()
@@ -99,11 +100,11 @@ def test_explorer(tmp_path):
         assert not page.errors()
 
 
-@pytest.mark.parametrize("name,n", [("23_watch_hacking.ipynb", 3), ("24_bring_your_own.ipynb", 1)])
+@pytest.mark.parametrize("name,n", [("00_start/2_watch_hacking.ipynb", 3), ("00_start/3_bring_your_own.ipynb", 1)])
 def test_tutorials_end_with_their_widgets_open(tmp_path, monkeypatch, name, n):
     monkeypatch.setenv("PGRPO_STEPS", "2")
     with served(tmp_path / "nbs", [name], tmp_path / "home") as page:
-        page.open(name)
+        page.open(Path(name).name)
         page.run_all(400)
         wait(f"{n} widgets", lambda: sum(e.is_displayed() and e.size["height"] > 300 for e in page.all(WIDGET)) == n)
         assert not (bad := fits(page)), bad

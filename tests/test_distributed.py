@@ -11,7 +11,7 @@ import torch
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
-from pgrpo.distributed import Team, join
+from pgrpo.train.distributed import Team, join
 from pgrpo.policy import load_policy
 from pgrpo.train import RunFolder, train
 
@@ -24,7 +24,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from pgrpo.config import Config
-from pgrpo.distributed import join
+from pgrpo.train.distributed import join
 from pgrpo.train import train
 with join() as team:
     for folder, config in json.loads(Path(sys.argv[1]).read_text()): train(Config(**config), folder, progress=False, team=team)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pgrpo.config import preset
-from pgrpo.models import tiny
+from pgrpo.train.models import tiny
 from pgrpo.train import Trainer
 from pgrpo.vhack import prompt_ids
 

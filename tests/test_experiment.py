@@ -76,9 +76,9 @@ def words(notebook):
     return ["".join(o.get("text") or o.get("data", {}).get("text/markdown", "")) for cell in notebook.cells for o in cell.get("outputs", [])]
 
 
-@pytest.mark.parametrize("name", ["26_results", "27_variants"])
+@pytest.mark.parametrize("name", ["1_results", "2_variants"])
 def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name):
-    path = ROOT / "nbs" / f"{name}.ipynb"
+    path = ROOT / "nbs" / "13_results" / f"{name}.ipynb"
     stored, fresh = nbformat.read(path, 4), nbformat.read(path, 4)
     NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     said = [w for w in words(tidy(fresh)) if w]

@@ -8,7 +8,7 @@ pytest.importorskip("anywidget")
 from ipywidgets.widgets.widget import _instances
 
 from pgrpo.config import preset
-from pgrpo.explorer import Explorer, choose, kind
+from pgrpo.widgets.explorer import Explorer, choose, kind
 from pgrpo.train import RunFolder, train
 
 

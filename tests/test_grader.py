@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pgrpo import grader
 from pgrpo.grader import MAX_CODE, Grade, diagnose_run_tests, example_clean, example_hack, fenced, grade, grade_many, hack_matrix
-from pgrpo.isolation import Limits
-from pgrpo.jsonl import to_json
-from pgrpo.loopholes import detect
-from pgrpo.oracle import same
+from pgrpo.sandbox.isolation import Limits
+from pgrpo.files.jsonl import to_json
+from pgrpo.problems.loopholes import detect
+from pgrpo.grader.oracle import same
 from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode
 
 QUICK = Limits(cpu=0.5, wall=30.0)

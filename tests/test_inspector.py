@@ -10,8 +10,8 @@ from large import RANKS, made_up
 pytest.importorskip("anywidget")
 from ipywidgets.widgets.widget import _instances
 
-from pgrpo.inspector import Inspector, grid, module_figure, module_map
-from pgrpo.plots import static
+from pgrpo.widgets.inspector import Inspector, grid, module_figure, module_map
+from pgrpo.figures.plots import static
 
 
 @pytest.fixture(scope="module")

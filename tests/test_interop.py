@@ -32,14 +32,14 @@ def test_bad_input_is_one_sentence(argv, says, capsys):
 
 
 def test_optional_packages_load_only_when_asked_for():
-    code = "import sys, pgrpo.cli, pgrpo.train, pgrpo.sinks, pgrpo.callback, pgrpo.workloads, pgrpo.bench, pgrpo.export; print({'trl', 'datasets', 'wandb', 'tensorboard'} & set(sys.modules))  # not peft, which transformers itself loads where there is one"
+    code = "import sys, pgrpo.cli, pgrpo.train, pgrpo.train.sinks, pgrpo.grpo.callback, pgrpo.bench.workloads, pgrpo.bench, pgrpo.train.export; print({'trl', 'datasets', 'wandb', 'tensorboard'} & set(sys.modules))  # not peft, which transformers itself loads where there is one"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_backward_leaves_a_gradient_that_is_there_alone():
     from pgrpo.adapter import wrap
-    from pgrpo.generator import generated_problems
+    from pgrpo.problems.generator import generated_problems
     from pgrpo.grpo import backward, generate
     from pgrpo.policy import load_policy
     model, tokenizer = load_policy()

@@ -15,7 +15,7 @@ from pgrpo.train import RunFolder
 CALL = """
 import sys, threading
 from pgrpo.config import preset
-from pgrpo.live import train_live
+from pgrpo.widgets.live import train_live
 done = train_live({"none": preset("smoke", steps=8, eval_problems=1)}, sys.argv[1])
 print(done.stopped, len(done.rows["none"]), sorted(done.summaries), [t.name for t in threading.enumerate() if t.name != "tqdm_monitor"], "IPython" in sys.modules and bool(sys.modules["IPython"].get_ipython()))
 """
@@ -48,8 +48,8 @@ def test_a_view_that_is_closed_is_gone():
     pytest.importorskip("anywidget")
     import comm
 
-    from pgrpo.frame import alive
-    from pgrpo.live import LiveView
+    from pgrpo.widgets.frame import alive
+    from pgrpo.widgets.live import LiveView
     def left(): return alive(), set(comm.get_comm_manager().comms), set(threading.enumerate())
     gc.collect()
     before = left()
@@ -67,14 +67,14 @@ def test_a_view_that_is_closed_is_gone():
 
 CELL = """
 from pgrpo.config import preset
-from pgrpo.live import train_live
+from pgrpo.widgets.live import train_live
 done = train_live({"none": preset("smoke", steps=2, eval_problems=1)})
 """
 COUNT = """
 import comm, gc, json, threading
 from pgrpo.adapter import Adapter
-from pgrpo.frame import Work, alive
-from pgrpo.live import LiveView
+from pgrpo.widgets.frame import Work, alive
+from pgrpo.widgets.live import LiveView
 from pgrpo.train import Trainer
 gc.collect()
 everything = gc.get_objects()

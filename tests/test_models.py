@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
-from pgrpo.models import KINDS, tiny
+from pgrpo.train.models import KINDS, tiny
 from pgrpo.policy import encode_prompt, load_policy
 from pgrpo.pool import template_pool
 from pgrpo.train import RunFolder, Trainer, run_problems, train

@@ -1,5 +1,6 @@
 "What is installed is what the repo says."
 import ast
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(p.stem for p in (ROOT / "pgrpo").glob("*.py") if p.stem not in ("__init__", "_modidx"))
+FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in sorted((ROOT / "pgrpo").rglob("*.py")) if p.stem != "_modidx" and p.read_text()[:2] == "# "}
+MODULES = sorted(FILES)  # written by a notebook each
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
-WIDGETS = {"frame", "phases", "stepper", "tokens", "figure", "inspector", "explorer", "live", "widgets"}  # they need the extra "notebook"
-EXTRAS = {"callback": {"datasets"}, "workloads": {"trl", "peft", "datasets"}, "sinks": {"wandb"}, "engines": {"vllm"}}  # imported only where they are asked for
+EXTRAS = {"pgrpo.grpo.callback": {"datasets"}, "pgrpo.bench.workloads": {"trl", "peft", "datasets"}, "pgrpo.train.sinks": {"wandb"}, "pgrpo.grpo.engines": {"vllm"}}  # imported only where they are asked for
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
 REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
 
@@ -25,32 +26,55 @@ def imports(path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_plain_install_has_what_a_module_imports(module):
-    optional = {"IPython"} if module == "plots" else {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"} if module in WIDGETS else EXTRAS.get(module, set())
-    foreign = set(imports(ROOT / "pgrpo" / f"{module}.py")) - set(sys.stdlib_module_names) - {"pgrpo"} - optional
+    optional = EXTRAS.get(module, set())
+    if module == "pgrpo.figures.plots": optional = {"IPython"}
+    if module.startswith("pgrpo.widgets"): optional = {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"}  # the extra "notebook"
+    foreign = set(imports(FILES[module])) - set(sys.stdlib_module_names) - {"pgrpo"} - optional
     assert {f.lower() for f in foreign} <= REQUIRED
 
 
-@pytest.mark.parametrize("module", ["problems", "jsonl", "sandbox", "grader", "generator", "worker", "isolation"])
+@pytest.mark.parametrize("module", ["problems", "files.jsonl", "sandbox", "grader", "problems.generator", "sandbox.worker", "sandbox.isolation"])
 def test_the_environment_needs_no_torch(module):
     code = f"import sys, pgrpo.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_every_requirement_is_used():
-    used = {name.lower() for module in MODULES for name in imports(ROOT / "pgrpo" / f"{module}.py")}
+    used = {name.lower() for module in MODULES for name in imports(FILES[module])}
     assert REQUIRED - used == set()
 
 
-def test_reading_order_is_the_import_order():
+def inner_imports(module):
+    "Modules of the package that a module imports anywhere in its file, in every way there is: absolute, relative, indented."
+    file = FILES[module]
+    here = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import): named = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[:len(here) - node.level + 1] if node.level else []
+            base = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            named = [f"{base}.{a.name}" for a in node.names]
+        else: continue
+        for name in named:
+            while name and name not in FILES: name = name.rpartition(".")[0]
+            if name and name != module: yield name
+
+
+def order_of_reading():
+    "Module to the place of its notebook."
     order = {}
-    for number, notebook in enumerate(sorted((ROOT / "nbs").glob("*.ipynb"))):
-        text = notebook.read_text()
-        if "#| default_exp " in text: order[text.split("#| default_exp ")[1].split("\\n")[0].split('"')[0].strip()] = number
-    late = {"plots": -1, "drawing": -2, "canvas": -3}
+    for number, notebook in enumerate(sorted((ROOT / "nbs").rglob("*.ipynb"))):
+        found = re.search(r"#\| default_exp ([\w.]+)", notebook.read_text())
+        if found: order["pgrpo." + found[1].removesuffix(".__init__")] = number
+    return order
+
+
+def test_reading_order_is_the_import_order():
+    order, appendix = order_of_reading(), "pgrpo.figures"
+    assert set(order) == set(MODULES)
     for module in MODULES:
-        for node in ast.walk(ast.parse((ROOT / "pgrpo" / f"{module}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-                assert late.get(node.module, order[node.module]) < order[module] or module in late, f"{module} imports {node.module}, whose notebook comes later"
+        for other in inner_imports(module):
+            if not other.startswith(appendix) and other != "pgrpo.cli": assert order[other] < order[module], f"{module} imports {other}, whose notebook comes later"
 
 
 def test_readme_shows_the_stored_results():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pgrpo.grader import Grade
-from pgrpo.jsonl import write_rows
+from pgrpo.files.jsonl import write_rows
 from pgrpo.pool import Pool, template_pool
 from pgrpo.problems import Problem, save_problems
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pgrpo.grader import fenced, grade_many
-from pgrpo.jsonl import from_json, read_rows, to_json, write_rows
+from pgrpo.files.jsonl import from_json, read_rows, to_json, write_rows
 from pgrpo.problems import (CORE_MODES, LEVERS, MODES, Pair, Problem, encode_prompt, handwritten, handwritten_pairs,
                             load_leetcode, load_pairs, load_problems, save_pairs, save_problems)
 

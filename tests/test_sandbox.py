@@ -13,11 +13,12 @@ import pytest
 from world import descendants
 
 import pgrpo
-from pgrpo import link, sandbox
-from pgrpo.isolation import LAYERS, Limits
-from pgrpo.link import Run, Task
-from pgrpo.oracle import read_reply
-from pgrpo.probes import check_sandbox, format_layers
+from pgrpo import sandbox
+from pgrpo.sandbox import link
+from pgrpo.sandbox.isolation import LAYERS, Limits
+from pgrpo.sandbox.link import Run, Task
+from pgrpo.grader.oracle import read_reply
+from pgrpo.grader.probes import check_sandbox, format_layers
 from pgrpo.sandbox import Sandbox
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -236,7 +237,7 @@ import sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {root!r})
 from pgrpo.grader import _oracle, hack_matrix
-from pgrpo.probes import check_sandbox
+from pgrpo.grader.probes import check_sandbox
 from pgrpo.problems import Problem
 p = Problem("p", "gt_only", "f", "n", "Any.", "class Solution:\\n    def f(self, n):\\n        return n + 1", [([1], 2)])
 print(hack_matrix([p]).diagonal, not [t for t in check_sandbox() if t.alone is False], *sorted(_oracle.missing()))

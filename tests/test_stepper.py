@@ -9,10 +9,10 @@ import pytest
 import torch
 
 pytest.importorskip("ipywidgets", reason='the widgets need the extra "notebook"')
-import pgrpo.trace
-from pgrpo.frame import STOPPED, Stopped, Work, alive
-from pgrpo.stepper import Stepper
-from pgrpo.trace import PHASES, Settings, Trace, drawn_problems
+import pgrpo.train.trace
+from pgrpo.widgets.frame import STOPPED, Stopped, Work, alive
+from pgrpo.widgets.stepper import Stepper
+from pgrpo.train.trace import PHASES, Settings, Trace, drawn_problems
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def calls(monkeypatch):
     "How often each phase's function was called"
     counts = dict.fromkeys(PHASES, 0)
     for phase, name in FUNCTIONS.items():
-        def counted(*args, phase=phase, real=getattr(pgrpo.trace, name), **kwargs):
+        def counted(*args, phase=phase, real=getattr(pgrpo.train.trace, name), **kwargs):
             counts[phase] += 1
             return real(*args, **kwargs)
-        monkeypatch.setattr(pgrpo.trace, name, counted)
+        monkeypatch.setattr(pgrpo.train.trace, name, counted)
     return counts
 
 
@@ -102,7 +102,7 @@ def test_a_look_is_no_step(trace, settings, arm, at):
 
 def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, settings):
     from pgrpo.grpo import make_optimizer
-    from pgrpo.trace import restored
+    from pgrpo.train.trace import restored
     with restored(trace.adapter):
         optimizer = make_optimizer(trace.adapter, 1e-3)
         for p in trace.adapter.parameters(): p.grad = torch.ones_like(p)
@@ -134,7 +134,7 @@ def test_an_interruption_restores(trace, settings, phase):
 
 def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
     "log-probabilities before and after, from a folded copy with no adapter in it"
-    from pgrpo.trace import restored
+    from pgrpo.train.trace import restored
     effect, rollouts = trace("step", settings), trace("generate", settings)
 
     def plain(model, ids, mask):
@@ -229,7 +229,7 @@ def test_steppers_over_two_models_leave_each_other_alone(trace, settings):
 def test_an_error_in_the_work_is_a_sentence_and_the_settings_return(trace, settings, monkeypatch):
     stepper = Stepper(trace, group_size=settings.group_size, seed=settings.seed)
     def broken(*args, **kwargs): raise ValueError("the grader has no room to work in; free some disk space")
-    monkeypatch.setattr(pgrpo.trace, "generate", broken)
+    monkeypatch.setattr(pgrpo.train.trace, "generate", broken)
     stepper.controls["seed"].value += 500
     settled(stepper)
     assert "the grader has no room to work in" in stepper.work.note.value and stepper.settings.seed == stepper.controls["seed"].value == settings.seed
@@ -261,7 +261,7 @@ def test_stop_is_heard_by_the_thread_that_works(trace, settings):
 
 
 def test_a_completion_cannot_write_into_the_page(trace, settings):
-    from pgrpo.phases import rollout_cards
+    from pgrpo.widgets.phases import rollout_cards
     made = {p: trace(p, settings) for p in PHASES}
     r = made["generate"]
     hostile = replace(r, completions=('<img src=x onerror="alert(1)"></pre>',) * len(r))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pgrpo.config import preset
-from pgrpo.svd import read_tensors
+from pgrpo.adapter.svd import read_tensors
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 
 KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))

@@ -1,10 +1,10 @@
-"What does not fit a cell of 07_vhack: other architectures and dtypes, and caches that are damaged or cannot be written."
+"What does not fit a cell of 06_vhack/1_vhack: other architectures and dtypes, and caches that are damaged or cannot be written."
 import warnings
 import pytest, torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from pgrpo.adapter import wrap
-from pgrpo.generator import generated_pairs
+from pgrpo.problems.generator import generated_pairs
 from pgrpo.vhack import VHack, encode_completions, extract, overlaps, pair_gradients
 
 PAIRS = generated_pairs(8, seed=0)

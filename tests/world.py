@@ -10,7 +10,7 @@ from pathlib import Path
 from attacks import ATTACKS, PLUS, Attack
 
 from pgrpo.grader import fenced, grade_many
-from pgrpo.isolation import Limits
+from pgrpo.sandbox.isolation import Limits
 from pgrpo.problems import Problem, data_dir, handwritten
 
 BUSY = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pgrpo.experiment import comparison_table, load_results
 from pgrpo.problems import CORE_MODES
-from pgrpo.statistics import difference, differences_table, percent as rate
+from pgrpo.experiment.statistics import difference, differences_table, percent as rate
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -34,7 +34,7 @@ Held-out problems, mean over the four loophole modes. *hack*: paid by the loopho
 5. **It does not hold against a teacher, and honest work does not last.** Where half of every group are cached hacks, `erase` ends at {rate(more, "erase teacher")}, against {rate(more, "none teacher")} without it, {difference(more, "erase teacher", "none teacher")}. After three times the steps it hacks {rate(more, "erase long")}, where `none` hacks {rate(more, "none long")}, but solves only {rate(more, "erase long", "solve")}.
 6. **A simpler means does better, and not because of its direction.** Taking a rollout's score off its reward (`advantage`, pairs alone) ends at {rate(more, "advantage")} hacking and {rate(more, "advantage", "solve")} solving; with random directions at {rate(more, "advantage random")} and {rate(more, "advantage random", "solve")} (n = 3). A rare hack stands out of its group along almost any direction. After three times the steps it hacks {rate(more, "advantage long")} and solves {rate(more, "advantage long", "solve")}.
 
-Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [26 results](nbs/26_results.ipynb) and [27 variants](nbs/27_variants.ipynb).
+Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [results](nbs/13_results/1_results.ipynb) and [variants](nbs/13_results/2_variants.ipynb).
 
 {comparison_table(runs, markdown=True)}
 

@@ -13,6 +13,11 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 
 
+def notebooks() -> list[Path]:
+    "All notebooks, in the order of reading."
+    return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
 def tidy(notebook):
     "Merge split streams, drop what a reader stumbles over (progress bars, kernel chatter, widgets whose kernel is gone and that have a picture), name cells after their content."
     ids = set()
@@ -44,9 +49,10 @@ def run(path: Path):
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted = sys.argv[1:]
-    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
-        if wanted and not any(name in path.name for name in wanted): continue
-        print(path.name, flush=True)
+    for path in notebooks():
+        name = str(path.relative_to(ROOT / "nbs"))
+        if wanted and not any(part in name for part in wanted): continue
+        print(name, flush=True)
         run(path)
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"])
