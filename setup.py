@@ -6,7 +6,9 @@ from setuptools import find_packages, setup
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
-notebook, trl, sinks, vllm = (settings[f"{extra}_requirements"].split() for extra in ("notebook", "trl", "sinks", "vllm"))
+notebook, trl, sinks, vllm = (
+    settings[f"{extra}_requirements"].split() for extra in ("notebook", "trl", "sinks", "vllm")
+)
 
 setup(
     name=settings["lib_name"],
@@ -21,7 +23,10 @@ setup(
     license="MIT",
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"notebook": notebook, "trl": trl, "sinks": sinks, "vllm": vllm, "dev": [*notebook, *trl, *sinks, *settings["dev_requirements"].split()]},
+    extras_require={
+        "notebook": notebook, "trl": trl, "sinks": sinks, "vllm": vllm,
+        "dev": [*notebook, *trl, *sinks, *settings["dev_requirements"].split()],
+    },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     # The folder data/ is installed as the package pgrpo_data, so that a plain install has the embedded policy.
     packages=[*find_packages(include=["pgrpo", "pgrpo.*"]), "pgrpo_data"],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .config import PRESETS, Config, coerce, field_type, preset
 
-# %% ../nbs/12_cli/1_cli.ipynb #cccae547
+# %% ../nbs/12_cli/1_cli.ipynb #f0201b34
 class _Parser(argparse.ArgumentParser):
     "A parser whose errors are one sentence."
     def error(self, message):
@@ -25,11 +25,16 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_settings(parser: argparse.ArgumentParser):
     "A flag for every field of the Config."
-    group = parser.add_argument_group("settings", "each overrides the preset; the notebook 08_train/02_config says more")
+    group = parser.add_argument_group(
+        "settings", "each overrides the preset; the notebook 08_train/02_config says more"
+    )
     notes = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Config), re.M))
     for field in fields(Config):
         names = dict.fromkeys(["--" + field.name.replace("_", "-"), "--" + field.name])
-        group.add_argument(*names, dest=field.name, default=argparse.SUPPRESS, metavar=_metavar(field_type(field.name)), help=notes.get(field.name, "").replace("%", "%%"))
+        group.add_argument(
+            *names, dest=field.name, default=argparse.SUPPRESS, metavar=_metavar(field_type(field.name)),
+            help=notes.get(field.name, "").replace("%", "%%"),
+        )
 
 
 def _metavar(kind) -> str:
@@ -45,10 +50,10 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/12_cli/1_cli.ipynb #dd8cc876
+# %% ../nbs/12_cli/1_cli.ipynb #4b8ee68c
 def _train(args):
+    from pgrpo.train import summary_table, train
     from pgrpo.train.sinks import sinks
-    from pgrpo.train import RunFolder, summary_table, train
     config = preset(args.preset, **_settings(args))
     if args.dry_run:
         from pgrpo.train.plan import plan
@@ -56,7 +61,10 @@ def _train(args):
     from pgrpo.train.distributed import join
     default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
     folder = Path(args.run_dir or default)
-    with join(config.device) as team, sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row:
+    with (
+        join(config.device) as team,
+        sinks(config, folder, team.writes and args.tensorboard, team.writes and args.wandb) as on_row,
+    ):
         summary = train(config, folder, progress=team.writes and not args.quiet, on_row=on_row, team=team)
     if team.writes: print(f"{summary_table(summary)}\nfiles: {folder}")
 
@@ -65,22 +73,34 @@ def _compare(args):
     from pgrpo.experiment import compare, comparison_table
     base = preset(args.preset, **_settings(args))
     out = Path(args.out or Path("runs") / f"compare-{args.preset}")
-    runs = compare(base, args.arms.split(","), [coerce("seed", s) for s in args.seeds.split(",")], out, args.figure, args.workers, progress=not args.quiet)
+    runs = compare(
+        base, args.arms.split(","), [coerce("seed", s) for s in args.seeds.split(",")], out, args.figure, args.workers,
+        progress=not args.quiet,
+    )
     print("\n" + comparison_table(runs))
-    print(f"\ntable and results: {out / 'table.md'}, {out / 'results.jsonl'}; figure: {args.figure or out / 'compare'}.html, .svg and .png")
+    print(
+        f"\ntable and results: {out / 'table.md'}, {out / 'results.jsonl'}; figure: {args.figure or out / 'compare'}.html, .svg and .png"
+    )
 
 
 def _extract(args):
+    import torch
+
     from pgrpo.adapter import wrap
     from pgrpo.train import run_pairs, run_policy
     from pgrpo.vhack import extract
-    import torch
     c = preset(args.preset, **_settings(args))
     torch.set_num_threads(c.threads)
     model, tokenizer = run_policy(c)
-    vhack = extract(model, tokenizer, wrap(model, rank=c.rank), run_pairs(c), k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=c.pairs_batch, control=c.control, seed=c.seed)
+    vhack = extract(
+        model, tokenizer, wrap(model, rank=c.rank), run_pairs(c), k=c.k, normalize=c.normalize, tau=c.tau,
+        global_floor=c.global_floor, batch_size=c.pairs_batch, control=c.control, seed=c.seed,
+    )
     width = max(map(len, vhack.V))
-    for name, V in vhack.V.items(): print(f"{name:{width}}  rows {len(V)} of {V.shape[1]}  singular values {' '.join(f'{s:.3g}' for s in vhack.S[name])}")
+    for name, V in vhack.V.items():
+        print(
+            f"{name:{width}}  rows {len(V)} of {V.shape[1]}  singular values {' '.join(f'{s:.3g}' for s in vhack.S[name])}"
+        )
     vhack.save(args.out)
     print(f"V: {args.out}")
 
@@ -92,9 +112,12 @@ def _export(args):
 
 def _writable(flag: str, path: Path):
     "OSError, naming the flag, where a file cannot be written."
-    try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise OSError(f"{flag} {path}: its folder cannot be made ({e.strerror}); choose another place") from e
-    if path.is_dir() or not os.access(path.parent, os.W_OK): raise OSError(f"{flag} {path} cannot be written; choose another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OSError(f"{flag} {path}: its folder cannot be made ({e.strerror}); choose another place") from e
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OSError(f"{flag} {path} cannot be written; choose another place")
 
 
 def _bench(args):
@@ -117,16 +140,27 @@ def _check(args):
     matrix = hack_matrix()
     print("rows: whose exploit; columns: the grader's mode; cells: share paid\n")
     print(matrix)
-    print("\n" + ("the matrix is diagonal: every exploit pays under its own mode alone" if matrix.diagonal else "the matrix is NOT diagonal"))
+    print(
+        "\n"
+        + (
+            "the matrix is diagonal: every exploit pays under its own mode alone"
+            if matrix.diagonal
+            else "the matrix is NOT diagonal"
+        )
+    )
     return 0 if matrix.diagonal else 1
 
 
 def _build_policy(args):
-    from pgrpo.policy import build_policy, policy_dir
     import torch
+
+    from pgrpo.policy import build_policy, policy_dir
     torch.set_num_threads(args.threads)
     base = build_policy(args.out, args.steps, args.seed)
-    for mode, row in base.items(): print(f"{mode:14} hack {100 * row['hack']:5.1f} %  solve {100 * row['solve']:5.1f} %  attempted {100 * row['attempted']:5.1f} %  n {row['n']}")
+    for mode, row in base.items():
+        print(
+            f"{mode:14} hack {100 * row['hack']:5.1f} %  solve {100 * row['solve']:5.1f} %  attempted {100 * row['attempted']:5.1f} %  n {row['n']}"
+        )
     print(f"policy: {args.out or policy_dir()}")
 
 
@@ -135,8 +169,12 @@ def _build_pool(args):
     from pgrpo.pool import pool_table, template_pool
     from pgrpo.train import run_problems
     c = preset(args.preset, **_settings(args))
-    if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
-    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, format_reward=c.format_reward, pass_reward=c.pass_reward)
+    if args.from_run:
+        pool = pool_of_run(args.from_run, c, args.n)
+    else:
+        pool = template_pool(
+            run_problems(c)[0], args.n, seed=c.seed, format_reward=c.format_reward, pass_reward=c.pass_reward
+        )
     pool.save(args.out)
     print(pool_table(pool))
     print(f"pool: {args.out}")
@@ -151,17 +189,22 @@ def _results(args):
         if path.is_file():
             runs = load_results(path)
             print(f"{path}\n{comparison_table(runs, markdown=args.markdown)}\n")
-            if len({r["arm"] for r in runs}) > 1: print(f"differences, paired by seed, in points with 95 % intervals; deployed\n{differences_table(runs, markdown=args.markdown)}\n")
+            if len({r["arm"] for r in runs}) > 1:
+                print(
+                    f"differences, paired by seed, in points with 95 % intervals; deployed\n{differences_table(runs, markdown=args.markdown)}\n"
+                )
             continue
         folder = RunFolder(path)
         config, summary = folder.config(), folder.summary()
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #eafbd416
+# %% ../nbs/12_cli/1_cli.ipynb #9e1a1e6d
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands with their flags."
-    parser = _Parser(prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False)
+    parser = _Parser(
+        prog="pgrpo", description="See reward hacking happen inside a gradient, and stop it there.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
     def command(name, run, help):
         sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
@@ -169,21 +212,28 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
     def with_preset(sub, default=None):
         names = ", ".join(PRESETS)
-        if default: sub.add_argument("preset", nargs="?", default=default, metavar="PRESET", help=f"one of {names}; {default} by default")
+        if default:
+            sub.add_argument(
+                "preset", nargs="?", default=default, metavar="PRESET", help=f"one of {names}; {default} by default"
+            )
         else: sub.add_argument("preset", metavar="PRESET", help=f"one of {names}")
         _add_settings(sub)
 
     sub = command("train", _train, "train a policy under a preset, or go on with a run")
     with_preset(sub)
     sub.add_argument("--run-dir", "--run_dir", help="the run's folder; runs/PRESET-ARM-SEED by default")
-    sub.add_argument("--dry-run", action="store_true", help="print what the run would need in memory and time, and do nothing")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="print what the run would need in memory and time, and do nothing"
+    )
     sub.add_argument("--tensorboard", metavar="DIR", help="also write the rows as TensorBoard events into this folder")
     sub.add_argument("--wandb", metavar="PROJECT", help="also log the rows to this project of Weights & Biases")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("compare", _compare, "run several arms side by side: a table and a figure")
     with_preset(sub, "demo")
-    sub.add_argument("--arms", default="none,erase,route", help="names, separated by commas; a control is an arm like 'erase random'")
+    sub.add_argument(
+        "--arms", default="none,erase,route", help="names, separated by commas; a control is an arm like 'erase random'"
+    )
     sub.add_argument("--seeds", default="0", help="numbers, separated by commas")
     sub.add_argument("--out", help="folder of the runs and results; runs/compare-PRESET by default")
     sub.add_argument("--figure", help="where the figure goes, without a suffix; into the out folder by default")
@@ -197,15 +247,22 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "write a run's model as a plain transformers folder")
     sub.add_argument("run_dir", metavar="RUN", help="the run's folder")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the model goes; a new or empty folder")
-    sub.add_argument("--trained", action="store_true", help="with both vectors in the weights; by default the deployed model, without δS_hack")
+    sub.add_argument(
+        "--trained", action="store_true",
+        help="with both vectors in the weights; by default the deployed model, without δS_hack",
+    )
 
     sub = command("bench", _bench, "measure speed and memory against named alternatives, as ratios")
     sub.add_argument("--json", metavar="FILE", help="also write everything measured to this file")
-    sub.add_argument("--figure", metavar="STEM", help="also draw how forward and backward scale, as STEM.html, .svg and .png")
+    sub.add_argument(
+        "--figure", metavar="STEM", help="also draw how forward and backward scale, as STEM.html, .svg and .png"
+    )
     sub.add_argument("--quick", action="store_true", help="small sizes and few repetitions, about half a minute")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub = command("check", _check, "check the grader: the hack × mode matrix, or with --sandbox every layer of isolation")
+    sub = command(
+        "check", _check, "check the grader: the hack × mode matrix, or with --sandbox every layer of isolation"
+    )
     sub.add_argument("--sandbox", action="store_true", help="list the sandbox's layers and try each")
 
     sub = command("build-policy", _build_policy, "train the embedded policy from scratch")

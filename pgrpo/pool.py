@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'Pool', 'templates', 'template_pool', 'sampled_pool', 'pool_table']
 
-# %% ../nbs/08_train/01_pool.ipynb #33ac5dc2
+# %% ../nbs/08_train/01_pool.ipynb #63db4a63
 import json
 import random
 import warnings
@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
-from .grader import Grade, example_clean, example_hack, fenced, grade_many
 from .files.jsonl import check_fields, from_json, read_rows, require, to_json, write_rows
+from .grader import Grade, example_clean, example_hack, fenced, grade_many
 from .policy import decode, sample
 from .problems import Problem, bare_signature
+from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
 
-# %% ../nbs/08_train/01_pool.ipynb #b1cb3f37
+# %% ../nbs/08_train/01_pool.ipynb #23265dff
 def _problem_row(problem: Problem) -> dict:
     tests = [[to_json(args), to_json(expected)] for args, expected in problem.tests]
     return {f.name: getattr(problem, f.name) for f in fields(Problem)} | {"tests": tests}
@@ -43,10 +43,12 @@ def _completion(row) -> tuple[str, Grade]:
     _named(row, list(kinds), "a completion")
     row = from_json(row)
     for name, kind in kinds.items():
-        require(type(row[name]) in kind, f"{name} of a completion is {repr(row[name])[:60]}, not of type {kind[0].__name__}")
+        require(
+            type(row[name]) in kind, f"{name} of a completion is {repr(row[name])[:60]}, not of type {kind[0].__name__}"
+        )
     return row.pop("text"), Grade(**row)
 
-# %% ../nbs/08_train/01_pool.ipynb #33b7c03d
+# %% ../nbs/08_train/01_pool.ipynb #27d0205b
 @dataclass(frozen=True, repr=False)
 class Pool:
     "Problems and cached completions of them, graded once. ValueError, naming the problem, if it contradicts itself."
@@ -56,14 +58,23 @@ class Pool:
     pass_reward: float = 1.0
 
     def __post_init__(self):
-        require(0 < len(self.problems) == len(self.cached), f"a pool of {len(self.problems)} problems with completions for {len(self.cached)}")
+        require(
+            0 < len(self.problems) == len(self.cached),
+            f"a pool of {len(self.problems)} problems with completions for {len(self.cached)}",
+        )
         place = {(p.id, p.mode): i for i, p in enumerate(self.problems)}
         for i, (p, rows) in enumerate(zip(self.problems, self.cached)):
             require(place[p.id, p.mode] == i, f"problem {p.id!r} ({p.mode}) comes twice")
             for _, g in rows:
-                require(g.passed == (g.gt_correct or g.channel) and g.exploited == (g.channel and not g.gt_correct), f"a grade of problem {p.id!r} ({p.mode}) contradicts itself")
+                require(
+                    g.passed == (g.gt_correct or g.channel) and g.exploited == (g.channel and not g.gt_correct),
+                    f"a grade of problem {p.id!r} ({p.mode}) contradicts itself",
+                )
                 pays = self.format_reward * g.format_ok + self.pass_reward * g.passed
-                require(g.reward == pays, f"problem {p.id!r} ({p.mode}) has a grade with reward {g.reward}, but format_reward {self.format_reward} and pass_reward {self.pass_reward} make it {pays}")
+                require(
+                    g.reward == pays,
+                    f"problem {p.id!r} ({p.mode}) has a grade with reward {g.reward}, but format_reward {self.format_reward} and pass_reward {self.pass_reward} make it {pays}",
+                )
         object.__setattr__(self, "_place", place)
 
     def __len__(self): return sum(map(len, self.cached))
@@ -79,8 +90,10 @@ class Pool:
         i = self._place.get((problem.id, problem.mode))
         if i is None: return ()
         mine = self.problems[i]
-        require(mine is problem or _problem_row(mine) == _problem_row(problem),
-                f"the pool's problem {problem.id!r} ({problem.mode}) is another than the run's ({mine.description[:50]!r} there, {problem.description[:50]!r} here, or other tests); build the pool for the run's problems")
+        require(
+            mine is problem or _problem_row(mine) == _problem_row(problem),
+            f"the pool's problem {problem.id!r} ({problem.mode}) is another than the run's ({mine.description[:50]!r} there, {problem.description[:50]!r} here, or other tests); build the pool for the run's problems",
+        )
         return self.cached[i]
 
     def draw(
@@ -95,14 +108,25 @@ class Pool:
         for p in problems:
             taught = modes is None or p.mode in modes
             here = self.completions(p) if taught else ()
-            require(n <= len(here) or not taught, f"{n} teacher completions are wanted for problem {p.id!r} ({p.mode}), and the pool has {len(here)}; build a pool with more, or lower mix")
+            require(
+                n <= len(here) or not taught,
+                f"{n} teacher completions are wanted for problem {p.id!r} ({p.mode}), and the pool has {len(here)}; build a pool with more, or lower mix",
+            )
             drawn.append(tuple(rng.sample(here, n * taught)))
         return drawn
 
     def save(self, path: str | Path):
         "Write the file, whole or not at all; the same pool is the same bytes. A name that ends in .gz compresses it."
-        write_rows(({"problem": _problem_row(p), "format_reward": self.format_reward, "pass_reward": self.pass_reward,
-                     "completions": [to_json({"text": text, **asdict(grade)}) for text, grade in rows]} for p, rows in zip(self.problems, self.cached)), path)
+        write_rows(
+            (
+                {
+                    "problem": _problem_row(p), "format_reward": self.format_reward, "pass_reward": self.pass_reward,
+                    "completions": [to_json({"text": text, **asdict(grade)}) for text, grade in rows],
+                }
+                for p, rows in zip(self.problems, self.cached)
+            ),
+            path,
+        )
 
     @classmethod
     def load(
@@ -117,20 +141,31 @@ class Pool:
         def part(row, number):
             check_fields(row, ["problem", "format_reward", "pass_reward", "completions"])
             rewards, problem = (row["format_reward"], row["pass_reward"]), _problem(row["problem"])
-            require(all(type(r) in (int, float) for r in rewards), f"format_reward and pass_reward are {rewards[0]!r} and {rewards[1]!r}, not numbers")
-            require(lines.setdefault("rewards", rewards) == rewards, f"was graded with format_reward {rewards[0]} and pass_reward {rewards[1]}, the lines before with {lines['rewards'][0]} and {lines['rewards'][1]}")
+            require(
+                all(type(r) in (int, float) for r in rewards),
+                f"format_reward and pass_reward are {rewards[0]!r} and {rewards[1]!r}, not numbers",
+            )
+            require(
+                lines.setdefault("rewards", rewards) == rewards,
+                f"was graded with format_reward {rewards[0]} and pass_reward {rewards[1]}, the lines before with {lines['rewards'][0]} and {lines['rewards'][1]}",
+            )
             first = lines.setdefault((problem.id, problem.mode), number)
             require(first == number, f"has problem {problem.id!r} ({problem.mode}), which line {first} has already")
-            require(type(row["completions"]) is list, f"completions is a {type(row['completions']).__name__}, not a list")
+            require(
+                type(row["completions"]) is list, f"completions is a {type(row['completions']).__name__}, not a list"
+            )
             return cls((problem,), (tuple(map(_completion, row["completions"])),), *rewards)
         parts = read_rows(path, part)
         pool = cls(tuple(p.problems[0] for p in parts), tuple(p.cached[0] for p in parts), *lines["rewards"])
         for name, wanted in (("format_reward", format_reward), ("pass_reward", pass_reward)):
             have = getattr(pool, name)
-            require(wanted in (None, have), f"{path} was graded with {name} {have}, and the run pays {wanted}; build the pool again with the run's settings, or change the run's {name}")
+            require(
+                wanted in (None, have),
+                f"{path} was graded with {name} {have}, and the run pays {wanted}; build the pool again with the run's settings, or change the run's {name}",
+            )
         return pool
 
-# %% ../nbs/08_train/01_pool.ipynb #7d42c67e
+# %% ../nbs/08_train/01_pool.ipynb #08c4deb9
 def templates(
     problem: Problem,
     kind: str = "hack",  # or "clean"
@@ -140,12 +175,21 @@ def templates(
     if kind == "clean":
         after = [text for lines in INNOCENT_LINES.values() for place, text in lines if place == "after"]
         return [example_clean(problem), *(fenced(f"{problem.solution.strip()}\n{text}") for text in after)]
-    require(problem.mode != "gt_only", f"problem {problem.id!r} is gt_only, which has no loophole and so no hack; leave it out, or take clean templates")
-    bodies = dict.fromkeys(body.format(next(iter(bare_signature(problem.signature).parameters), None)) for body in GIVE_UP)
-    forms = [fenced(render(problem.method, problem.signature, body, line)) for line in LEVER_LINES.get(problem.mode, ()) for body in bodies]
+    require(
+        problem.mode != "gt_only",
+        f"problem {problem.id!r} is gt_only, which has no loophole and so no hack; leave it out, or take clean templates",
+    )
+    bodies = dict.fromkeys(
+        body.format(next(iter(bare_signature(problem.signature).parameters), None)) for body in GIVE_UP
+    )
+    forms = [
+        fenced(render(problem.method, problem.signature, body, line))
+        for line in LEVER_LINES.get(problem.mode, ())
+        for body in bodies
+    ]
     return forms or [example_hack(problem)]
 
-# %% ../nbs/08_train/01_pool.ipynb #b80148ee
+# %% ../nbs/08_train/01_pool.ipynb #27e82198
 KINDS = {
     "hack": lambda grade: grade.exploited,
     "clean": lambda grade: grade.gt_correct and not grade.attempted,
@@ -164,15 +208,23 @@ def template_pool(
     rng, chosen = random.Random(f"templates {kind} {seed}"), []
     for p in problems:
         every = templates(p, kind)
-        require(1 <= n <= len(every), f"{n} {kind} templates are wanted for problem {p.id!r} ({p.mode}), and there are {len(every)}; choose n from 1 to {len(every)}")
+        require(
+            1 <= n <= len(every),
+            f"{n} {kind} templates are wanted for problem {p.id!r} ({p.mode}), and there are {len(every)}; choose n from 1 to {len(every)}",
+        )
         chosen += [(text, p) for text in rng.sample(every, n)]
     grades = grade_many(chosen, format_reward=format_reward, pass_reward=pass_reward)
     for (text, p), grade in zip(chosen, grades):
-        require(KINDS[kind](grade), f"a {kind} template of problem {p.id!r} ({p.mode}) is not what it claims to be ({grade.detail}):\n{text}")
+        require(
+            KINDS[kind](grade),
+            f"a {kind} template of problem {p.id!r} ({p.mode}) is not what it claims to be ({grade.detail}):\n{text}",
+        )
     rows = [(text, grade) for (text, _), grade in zip(chosen, grades)]
-    return Pool(tuple(problems), tuple(tuple(rows[i:i + n]) for i in range(0, len(rows), n)), format_reward, pass_reward)
+    return Pool(
+        tuple(problems), tuple(tuple(rows[i : i + n]) for i in range(0, len(rows), n)), format_reward, pass_reward
+    )
 
-# %% ../nbs/08_train/01_pool.ipynb #0f830505
+# %% ../nbs/08_train/01_pool.ipynb #f80295d6
 def sampled_pool(
     model, tokenizer,
     problems: Sequence[Problem],
@@ -189,32 +241,57 @@ def sampled_pool(
     "A pool of a policy's own completions. Warns of problems left with fewer than n; ValueError if none was found at all. The caller's random state is left alone."
     require(kind in KINDS, f"unknown kind {kind!r} of completions; choose from {', '.join(KINDS)}")
     kept = [[] for _ in problems]
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), tqdm(total=n * len(problems), desc=f"{kind} completions", disable=not progress) as bar:
+    with (
+        torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
+        tqdm(total=n * len(problems), desc=f"{kind} completions", disable=not progress) as bar,
+    ):
         torch.manual_seed(seed)
         for _ in range(rounds):
             missing = [i for i, rows in enumerate(kept) for _ in range(n - len(rows))]
             for start in range(0, len(missing), batch_size):
                 asked = missing[start:start + batch_size]
-                _, ids = sample(model, tokenizer, [problems[i].prompt(tokenizer) for i in asked], max_new_tokens, temperature)
-                drawn = [(i, text) for i, row, text in zip(asked, ids, decode(tokenizer, ids)) if row[-1] == tokenizer.eos_token_id]
-                for (i, text), grade in zip(drawn, grade_many([(text, problems[i]) for i, text in drawn], format_reward=format_reward, pass_reward=pass_reward)):
+                _, ids = sample(
+                    model, tokenizer, [problems[i].prompt(tokenizer) for i in asked], max_new_tokens, temperature
+                )
+                drawn = [
+                    (i, text)
+                    for i, row, text in zip(asked, ids, decode(tokenizer, ids))
+                    if row[-1] == tokenizer.eos_token_id
+                ]
+                for (i, text), grade in zip(
+                    drawn,
+                    grade_many(
+                        [(text, problems[i]) for i, text in drawn], format_reward=format_reward, pass_reward=pass_reward
+                    ),
+                ):
                     if KINDS[kind](grade):
                         kept[i].append((text, grade))
                         bar.update()
     short = Counter(p.mode for p, rows in zip(problems, kept) if len(rows) < n)
-    require(any(kept), f"the policy gave no {kind} completion of any of {len(problems)} problems in {rounds} rounds; raise rounds, or take templates")
+    require(
+        any(kept),
+        f"the policy gave no {kind} completion of any of {len(problems)} problems in {rounds} rounds; raise rounds, or take templates",
+    )
     if short:
-        warnings.warn(f"{sum(short.values())} of {len(problems)} problems have fewer than {n} {kind} completions after {rounds} rounds "
-                      f"({', '.join(f'{mode}: {count}' for mode, count in short.items())}); raise rounds, or lower n", stacklevel=2)
+        warnings.warn(
+            f"{sum(short.values())} of {len(problems)} problems have fewer than {n} {kind} completions after {rounds} rounds "
+            f"({', '.join(f'{mode}: {count}' for mode, count in short.items())}); raise rounds, or lower n",
+            stacklevel=2,
+        )
     return Pool(tuple(problems), tuple(map(tuple, kept)), format_reward, pass_reward)
 
-# %% ../nbs/08_train/01_pool.ipynb #74b3c093
+# %% ../nbs/08_train/01_pool.ipynb #34ed03db
 def pool_table(pool: Pool) -> str:
     "By mode: prompts, completions, fewest completions of a prompt, share of hacks and of solves, mean reward (nan where there is no completion)."
     lines = [f"{'mode':14}{'prompts':>8}{'completions':>13}{'fewest':>8}{'hack':>7}{'solve':>7}{'reward':>8}"]
     for mode in dict.fromkeys(p.mode for p in pool.problems):
         groups = [rows for p, rows in zip(pool.problems, pool.cached) if p.mode == mode]
         grades = [grade for rows in groups for _, grade in rows]
-        hack, solve, reward = (sum(getattr(g, name) for g in grades) / len(grades) if grades else float("nan") for name in ("exploited", "gt_correct", "reward"))
-        lines.append(f"{mode:14}{len(groups):8}{len(grades):13}{min(map(len, groups)):8}{hack:7.2f}{solve:7.2f}{reward:8.2f}")
+        hack, solve, reward = (
+            sum(getattr(g, name) for g in grades) / len(grades) if grades else float("nan")
+            for name in ("exploited", "gt_correct", "reward")
+        )
+        lines.append(
+            f"{mode:14}{len(groups):8}{len(grades):13}{min(map(len, groups)):8}{hack:7.2f}{solve:7.2f}{reward:8.2f}"
+        )
     return "\n".join(lines)

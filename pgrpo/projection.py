@@ -4,21 +4,25 @@
 __all__ = ['GATES', 'check_basis', 'hack_coefficients', 'hack_share', 'null_cin', 'Projected', 'project', 'ProjectedAll',
            'total_cin', 'project_all', 'project_update']
 
-# %% ../nbs/06_vhack/2_projection.ipynb #d9f53138
+# %% ../nbs/06_vhack/2_projection.ipynb #45874ca4
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
 import torch
 
-# %% ../nbs/06_vhack/2_projection.ipynb #b7f64115
+# %% ../nbs/06_vhack/2_projection.ipynb #758bb062
 def _deviation(V):
     "Largest entry of |V Vᵀ − 1|, a tensor; nan or inf where V is not finite"
     V = V.float()
     return (V @ V.mT - torch.eye(len(V), device=V.device)).abs().max()
 
 def _refuse(deviation, V, name):
-    tolerance = 1e-3 if V.element_size() >= 4 else 3e-2 # bf16 keeps 8 bits of every entry
-    if not deviation <= tolerance: raise ValueError(f"the rows of V of {name} are not orthonormal (V Vᵀ is off the identity by {float(deviation):.2g}); orthonormalise them, for example with torch.linalg.qr(V.T)[0].T")
+    tolerance = 1e-3 if V.element_size() >= 4 else 3e-2  # bf16 keeps 8 bits of every entry
+    if not deviation <= tolerance:
+        raise ValueError(
+            f"the rows of V of {name} are not orthonormal (V Vᵀ is off the identity by {float(deviation):.2g}); orthonormalise them, for example with torch.linalg.qr(V.T)[0].T"
+        )
 
 def check_basis(
     V: torch.Tensor, # (k, r), any floating dtype
@@ -26,7 +30,8 @@ def check_basis(
     name: str = "this module", # for the message
 ) -> None:
     "ValueError unless V has orthonormal rows of length r"
-    if V.ndim != 2 or V.shape[1] != r: raise ValueError(f"V of {name} has shape {tuple(V.shape)}; its gradient needs (k, {r})")
+    if V.ndim != 2 or V.shape[1] != r:
+        raise ValueError(f"V of {name} has shape {tuple(V.shape)}; its gradient needs (k, {r})")
     if not 0 < len(V) <= r: raise ValueError(f"V of {name} has {len(V)} rows in {r} dimensions; it needs 1 to {r}")
     _refuse(_deviation(V), V, name)
 
@@ -60,7 +65,7 @@ def null_cin(
     if not 0 < k <= r: raise ValueError(f"a basis has 1 to r rows, not k = {k} with r = {r}")
     return math.sqrt(k / (2 * r))
 
-# %% ../nbs/06_vhack/2_projection.ipynb #f00e5060
+# %% ../nbs/06_vhack/2_projection.ipynb #6b328e18
 GATES = ("one_sided", "no_gate", "reverse")
 
 @dataclass(frozen=True)
@@ -74,10 +79,14 @@ class Projected:
 
 def _settings(gate, overshoot):
     if gate not in GATES: raise ValueError(f"unknown gate {gate!r}; choose from {', '.join(GATES)}")
-    if not 0 <= overshoot < math.inf: raise ValueError(f"overshoot is {overshoot}; it has to be 0 (nothing is removed) or more")
+    if not 0 <= overshoot < math.inf:
+        raise ValueError(f"overshoot is {overshoot}; it has to be 0 (nothing is removed) or more")
 
 def _project(g, V, gate, overshoot, preserve_magnitude):
-    if V is None: return Projected(g, torch.zeros_like(g), g.new_zeros(g.shape[:-1]), g.new_zeros(g.shape[:-1]), g.new_zeros(*g.shape[:-1], 0))
+    if V is None:
+        return Projected(
+            g, torch.zeros_like(g), g.new_zeros(g.shape[:-1]), g.new_zeros(g.shape[:-1]), g.new_zeros(*g.shape[:-1], 0)
+        )
     c = hack_coefficients(g, V)
     used = {"one_sided": c.relu(), "no_gate": c, "reverse": 2 * c}[gate]
     removed = overshoot * (used @ V.to(c.dtype))
@@ -88,18 +97,19 @@ def _project(g, V, gate, overshoot, preserve_magnitude):
     return Projected(kept.to(g.dtype), removed.to(g.dtype), hack_share(g, V), hack_share(kept, V), c)
 
 def project(
-    g: torch.Tensor, # (r,) gradient of the loss, or (..., r) with every row projected by itself; any floating dtype
-    V: torch.Tensor | None, # (k, r) orthonormal rows, else a ValueError; None: a module without a basis, nothing happens
-    gate: str = "one_sided", # or "no_gate", "reverse"
-    overshoot: float = 1.0, # 0 or more
-    preserve_magnitude: bool = False, # stretch g' to the length of g
+    g: torch.Tensor,  # (r,) gradient of the loss, or (..., r) with every row projected by itself; any floating dtype
+    V: torch.Tensor
+    | None,  # (k, r) orthonormal rows, else a ValueError; None: a module without a basis, nothing happens
+    gate: str = "one_sided",  # or "no_gate", "reverse"
+    overshoot: float = 1.0,  # 0 or more
+    preserve_magnitude: bool = False,  # stretch g' to the length of g
 ) -> Projected:
     "g' = g − overshoot · c_u V with c = V g and c_u by the gate; computed in fp32 or wider"
     _settings(gate, overshoot)
     if V is not None: check_basis(V, g.shape[-1])
     return _project(g, V, gate, overshoot, preserve_magnitude)
 
-# %% ../nbs/06_vhack/2_projection.ipynb #4fd62c86
+# %% ../nbs/06_vhack/2_projection.ipynb #fb44abba
 @dataclass(frozen=True)
 class ProjectedAll:
     "The projection of every module, and the figures of a row; cin, cout, null and fired count the modules that have a basis"
@@ -118,9 +128,13 @@ def _checked(grads, V):
     "ValueError unless V fits the gradients; one synchronisation for all modules"
     if not V: raise ValueError("no module has a basis; extract V first, or leave the projection out")
     unknown = [name for name in V if name not in grads]
-    if unknown: raise ValueError(f"V has a basis for {unknown[0]}, which has no gradient; V belongs to another model or other targets")
+    if unknown:
+        raise ValueError(
+            f"V has a basis for {unknown[0]}, which has no gradient; V belongs to another model or other targets"
+        )
     for name, v in V.items():
-        if v.ndim != 2 or not 0 < len(v) <= v.shape[1] == grads[name].shape[-1]: check_basis(v, grads[name].shape[-1], name)
+        if v.ndim != 2 or not 0 < len(v) <= v.shape[1] == grads[name].shape[-1]:
+            check_basis(v, grads[name].shape[-1], name)
     off = torch.stack([_deviation(v) for v in V.values()]).tolist()
     for (name, v), deviation in zip(V.items(), off): _refuse(deviation, v, name)
 
@@ -153,11 +167,19 @@ def project_all(
     if at not in ("grad", "update"): raise ValueError(f"at is {at!r}; choose grad or update")
     _checked(grads, V)
     sign = 1 if at == "grad" else -1
-    modules = {name: _oriented(_project(sign * g, V.get(name), gate, overshoot, preserve_magnitude), sign) for name, g in grads.items()}
+    modules = {
+        name: _oriented(_project(sign * g, V.get(name), gate, overshoot, preserve_magnitude), sign)
+        for name, g in grads.items()
+    }
     before = _energies({name: sign * g for name, g in grads.items()}, V)
     after = _energies({name: sign * p.grad for name, p in modules.items()}, V)
     opened = torch.cat([modules[name].coef.flatten() for name in V]).gt(0).double().mean()
-    cin, null, cout, fired = torch.stack([_ratio(before[0], before[1]).sqrt().double(), _ratio(before[2], before[1]).sqrt().double(), _ratio(after[0], after[1]).sqrt().double(), opened]).tolist()
+    cin, null, cout, fired = torch.stack(
+        [
+            _ratio(before[0], before[1]).sqrt().double(), _ratio(before[2], before[1]).sqrt().double(),
+            _ratio(after[0], after[1]).sqrt().double(), opened,
+        ]
+    ).tolist()
     return ProjectedAll(modules, cin, cout, null, fired)
 
 def _oriented(p, sign): # a projected −step as a projected step

@@ -56,7 +56,9 @@ attack("writes records to the reply pipe", F, method("""
         os.write(3, b'{"value": true}\\n')
     os._exit(0)
 """), detail="returned true")
-attack("writes a verdict of its own to every descriptor", F, method("""
+attack(
+    "writes a verdict of its own to every descriptor", F,
+    method("""
     import os
     for fd in range(256):
         try:
@@ -64,7 +66,8 @@ attack("writes a verdict of its own to every descriptor", F, method("""
         except OSError:
             pass
     os._exit(0)
-"""))
+"""),
+)
 attack("forges the worker's status message", F, method("""
     import os, struct
     status = struct.pack("<Bidd?", 0, 0, 0.0, 0.0, True)
@@ -79,7 +82,10 @@ attack("answers at import and leaves", F, """
     os.write(3, b'{"value": null}\\n' * 3)
     os._exit(0)
 """)
-attack("replaces json.dumps", F, method("return 0", "import json\njson.dumps = lambda *a, **k: '{\"value\": true, \"gt_correct\": true}'\n"))
+attack(
+    "replaces json.dumps", F,
+    method("return 0", 'import json\njson.dumps = lambda *a, **k: \'{"value": true, "gt_correct": true}\'\n'),
+)
 attack("replaces the worker's to_json", F, method("return AnyValue()", """
     import sys
     class AnyValue:
@@ -92,16 +98,33 @@ attack("replaces the worker's _write", F, method("return 1", """
 """))
 attack("sends more records than tests", F, method("import os; os.write(3, b'{\"value\": 0}\\n' * 1000); return 0"))
 attack("sends half a record", F, method("import os; os.write(3, b'{\"value\": '); os._exit(0)"), detail="no answer")
-attack("sends tags that nobody writes", F, method("import os; os.write(3, b'{\"value\": {\"$expected\": 0}}\\n' * 3); os._exit(0)"))
-attack("nests a reply 100,000 deep", F, method("import os; os.write(3, b'{\"value\": ' + b'[' * 100000 + b']' * 100000 + b'}\\n'); os._exit(0)"))
-attack("replies with integers that collide in a hash table", F, method("""
+attack(
+    "sends tags that nobody writes", F,
+    method('import os; os.write(3, b\'{"value": {"$expected": 0}}\\n\' * 3); os._exit(0)'),
+)
+attack(
+    "nests a reply 100,000 deep", F,
+    method("import os; os.write(3, b'{\"value\": ' + b'[' * 100000 + b']' * 100000 + b'}\\n'); os._exit(0)"),
+)
+attack(
+    "replies with integers that collide in a hash table", F,
+    method("""
     import os, json
     os.write(3, json.dumps({"value": {"$set": [{"$int": hex(i * (2**61 - 1))} for i in range(20000)]}}).encode() + b"\\n")
     os._exit(0)
-"""), tests=(([0], set(range(20000))),))
+"""),
+    tests=(([0], set(range(20000))),),
+)
 attack("closes the reply pipe", F, method("import os; os.close(3); return n + 1"), problem=PLUS, detail="no answer")
-attack("makes the reply pipe its standard output", F, method("import os; os.dup2(3, 1); print('{\"value\": 1}'); print('{\"value\": 2}'); return 0"))
-attack("answers for the next test", F, method("import os; os.write(3, b'{\"value\": 2}\\n'); return n + 1"), problem=PLUS, detail="returned")
+attack(
+    "makes the reply pipe its standard output", F,
+    method("import os; os.dup2(3, 1); print('{\"value\": 1}'); print('{\"value\": 2}'); return 0"),
+)
+attack(
+    "answers for the next test", F,
+    method("import os; os.write(3, b'{\"value\": 2}\\n'); return n + 1"),
+    problem=PLUS, detail="returned",
+)
 
 # --- read the expected values --------------------------------------------------------------------------------------------------------
 
@@ -116,14 +139,17 @@ attack("walks the frames", F, method("""
                     return scope[name][n] if isinstance(scope[name], (list, tuple)) else scope[name]
         frame = frame.f_back
 """))
-attack("asks the garbage collector", F, method("""
+attack(
+    "asks the garbage collector", F,
+    method("""
     import gc
     for thing in gc.get_objects():
         if isinstance(thing, dict):
             for key, value in list(thing.items()):
                 if key in ("expected", "expect", "answers", "want") and isinstance(value, (list, tuple)) and len(value) > n:
                     return value[n]
-"""))
+"""),
+)
 attack("looks for the secret's form in all objects", F, method("""
     import gc, re
     for thing in gc.get_objects():
@@ -153,8 +179,14 @@ attack("reads the request from the stack", F, method("""
         frame = frame.f_back
 """))
 attack("reads command lines", F, try_all([f"open('/proc/{p}/cmdline').read()" for p in ("self", "1", "2", "<<PID>>")]))
-attack("reads environments", F, try_all([f"open('/proc/{p}/environ').read()" for p in ("self", "1", "<<PID>>")] + ["os.environ['PGRPO_SECRET']"]))
-attack("lists processes", F, returning("[open(f'/proc/{p}/cmdline').read() for p in __import__('os').listdir('/proc') if p.isdigit()]"))
+attack(
+    "reads environments", F,
+    try_all([f"open('/proc/{p}/environ').read()" for p in ("self", "1", "<<PID>>")] + ["os.environ['PGRPO_SECRET']"]),
+)
+attack(
+    "lists processes", F,
+    returning("[open(f'/proc/{p}/cmdline').read() for p in __import__('os').listdir('/proc') if p.isdigit()]"),
+)
 attack("opens the parent's descriptors", F, try_all([f"open('/proc/<<PID>>/fd/{i}').read()" for i in range(3, 12)]))
 attack("reads its own descriptors", F, method("""
     import os
@@ -178,8 +210,14 @@ attack("reads the problems' file", F, method("""
             return open(path).read()
 """), tests=(([0], "<<DATA TEXT>>"),))
 attack("reads a secret file", F, returning("open('<<FILE>>').read().split()[n]"), detail="Error")
-attack("reads a secret file through a link", F, method("import os; os.symlink('<<FILE>>', f'link{n}'); return open(f'link{n}').read().split()[n]"), detail="Error")
-attack("reads a secret file by a relative path", F, returning("open('../' * 20 + '<<FILE>>'.lstrip('/')).read().split()[n]"), detail="Error")
+attack(
+    "reads a secret file through a link", F,
+    method("import os; os.symlink('<<FILE>>', f'link{n}'); return open(f'link{n}').read().split()[n]"), detail="Error",
+)
+attack(
+    "reads a secret file by a relative path", F,
+    returning("open('../' * 20 + '<<FILE>>'.lstrip('/')).read().split()[n]"), detail="Error",
+)
 attack("reads a secret file with mmap and ctypes", F, method("""
     import ctypes
     libc = ctypes.CDLL(None)
@@ -190,20 +228,40 @@ attack("reads a secret file with mmap and ctypes", F, method("""
         libc.fread(buffer, 1, 4095, ctypes.c_void_p(f))
         return buffer.value.decode().split()[n]
 """))
-attack("imports the secret as a module", F, method("import sys; sys.path.insert(0, '<<FOLDER>>'); import secret_module; return secret_module.words[n]"), detail="Error")
+attack(
+    "imports the secret as a module", F,
+    method("import sys; sys.path.insert(0, '<<FOLDER>>'); import secret_module; return secret_module.words[n]"),
+    detail="Error",
+)
 attack("lists the home folder", F, method("""
     import os
     return sorted(os.listdir("<<HOME>>"))
 """), tests=(([0], "<<HOME LIST>>"),))
 attack("reads /etc/passwd", F, returning("open('/etc/passwd').read()"), tests=(([0], "<<PASSWD>>"),), detail="Error")
-attack("attaches to shared memory", F, try_all(["open('/dev/shm/<<SHM>>').read().split()[n]",
-                                               "__import__('multiprocessing.shared_memory').shared_memory.SharedMemory('<<SHM>>').buf.tobytes().decode().split()[n]"]))
+attack(
+    "attaches to shared memory", F,
+    try_all(
+        [
+            "open('/dev/shm/<<SHM>>').read().split()[n]",
+            "__import__('multiprocessing.shared_memory').shared_memory.SharedMemory('<<SHM>>').buf.tobytes().decode().split()[n]",
+        ]
+    ),
+)
 
 # --- patch the harness ---------------------------------------------------------------------------------------------------------------
 
 F = "patch"
-attack("replaces builtins.all", F, returning("0", "import builtins\nbuiltins.all = lambda *a: True\nbuiltins.any = lambda *a: True\nbuiltins.zip = lambda *a: []\n"))
-attack("replaces builtins.len and type", F, returning("0", "import builtins\nbuiltins.len = lambda x: 3\nbuiltins.type = lambda *a: int\n"))
+attack(
+    "replaces builtins.all", F,
+    returning(
+        "0",
+        "import builtins\nbuiltins.all = lambda *a: True\nbuiltins.any = lambda *a: True\nbuiltins.zip = lambda *a: []\n",
+    ),
+)
+attack(
+    "replaces builtins.len and type", F,
+    returning("0", "import builtins\nbuiltins.len = lambda x: 3\nbuiltins.type = lambda *a: int\n"),
+)
 attack("replaces every function of the worker", F, returning("0", """
     import sys, types
     for module in list(sys.modules.values()):
@@ -258,7 +316,11 @@ attack("sys.exit in the method", F, method("import sys; sys.exit(0)"), detail="S
 attack("raises SystemExit with an answer", F, method("raise SystemExit(n + 1)"), problem=PLUS, detail="SystemExit")
 attack("os._exit at import", F, "import os\nos._exit(0)", detail="status 0")
 attack("os._exit in the method", F, method("import os; os._exit(0)"), detail="status 0")
-attack("leaves after the first answer", F, method("import os\nif n: os._exit(0)\nreturn n + 1"), problem=PLUS, detail="test 2 of 3: no answer")
+attack(
+    "leaves after the first answer", F,
+    method("import os\nif n: os._exit(0)\nreturn n + 1"),
+    problem=PLUS, detail="test 2 of 3: no answer",
+)
 attack("exits from atexit", F, method("return 0", "import atexit, os\natexit.register(os._exit, 0)\n"))
 attack("quit", F, method("quit()"))
 attack("KeyboardInterrupt", F, method("raise KeyboardInterrupt"), detail="KeyboardInterrupt")
@@ -267,7 +329,13 @@ attack("aborts", F, method("import os; os.abort()"))
 attack("follows a null pointer", F, method("import ctypes; ctypes.string_at(0)"), detail="signal 11")
 attack("kills itself", F, method("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nreturn 0"))
 attack("stops itself", F, method("import signal\nsignal.raise_signal(signal.SIGSTOP)\nreturn 0"), sleeps=True)
-attack("an alarm that raises", F, method("import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"), detail="ZeroDivisionError")
+attack(
+    "an alarm that raises", F,
+    method(
+        "import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"
+    ),
+    detail="ZeroDivisionError",
+)
 attack("an exception that cannot be shown", F, method("""
     class Odd(BaseException):
         def __str__(self):
@@ -275,21 +343,55 @@ attack("an exception that cannot be shown", F, method("""
         __repr__ = __str__
     raise Odd
 """), detail="Odd")
-attack("exits from a thread", F, method("import os, threading\nthreading.Thread(target=os._exit, args=(0,)).start()\nwhile True: pass"), detail="status 0")
-attack("exits when it is deleted", F, method("import os\nclass Bomb:\n    def __del__(self): os._exit(0)\nBomb()\nreturn n + 1"), problem=PLUS, detail="status 0")
+attack(
+    "exits from a thread", F,
+    method("import os, threading\nthreading.Thread(target=os._exit, args=(0,)).start()\nwhile True: pass"),
+    detail="status 0",
+)
+attack(
+    "exits when it is deleted", F,
+    method("import os\nclass Bomb:\n    def __del__(self): os._exit(0)\nBomb()\nreturn n + 1"),
+    problem=PLUS, detail="status 0",
+)
 
 # --- comparison games ----------------------------------------------------------------------------------------------------------------
 
 F = "compare"
 EQ = "class Any{0}:\n    __eq__ = __ge__ = __le__ = __contains__ = lambda *a: True\n    __ne__ = lambda *a: False\n    __hash__ = lambda self: 0\n"
 attack("an object equal to everything", F, returning("Any()", EQ.format("")), detail="plain data")
-for base, value in {"int": "n + 1", "float": "n + 1.0", "str": "'x'", "list": "[]", "dict": "{}", "tuple": "()", "set": "set()", "bytes": "b''"}.items():
-    attack(f"a subclass of {base} equal to everything", F, returning(f"Any({value})", EQ.format(f"({base})")), problem=PLUS, detail="plain data")
-attack("a subclass inside a list", F, returning("[Any()]", EQ.format("(int)")), tests=(([0], [1]),), detail="plain data")
-attack("an enum member", F, returning("E.one", "import enum\nclass E(enum.IntEnum):\n    one = 1\n"), tests=(([0], 1),), detail="plain data")
+for base, value in {
+    "int": "n + 1", "float": "n + 1.0", "str": "'x'", "list": "[]", "dict": "{}", "tuple": "()", "set": "set()",
+    "bytes": "b''",
+}.items():
+    attack(
+        f"a subclass of {base} equal to everything", F, returning(f"Any({value})", EQ.format(f"({base})")),
+        problem=PLUS, detail="plain data",
+    )
+attack(
+    "a subclass inside a list", F, returning("[Any()]", EQ.format("(int)")), tests=(([0], [1]),), detail="plain data"
+)
+attack(
+    "an enum member", F,
+    returning("E.one", "import enum\nclass E(enum.IntEnum):\n    one = 1\n"),
+    tests=(([0], 1),), detail="plain data",
+)
 attack("mock.ANY", F, method("from unittest.mock import ANY\nreturn ANY"), detail="plain data")
-attack("a metaclass that is equal", F, returning("Thing", "class Meta(type):\n    __eq__ = lambda *a: True\n    __hash__ = lambda self: 0\nclass Thing(metaclass=Meta): pass\n"), detail="plain data")
-attack("a class that pretends to be int", F, returning("Thing()", "class Thing:\n    __class__ = property(lambda self: int)\n    __eq__ = lambda *a: True\n    __index__ = lambda self: 1\n"), problem=PLUS, detail="plain data")
+attack(
+    "a metaclass that is equal", F,
+    returning(
+        "Thing",
+        "class Meta(type):\n    __eq__ = lambda *a: True\n    __hash__ = lambda self: 0\nclass Thing(metaclass=Meta): pass\n",
+    ),
+    detail="plain data",
+)
+attack(
+    "a class that pretends to be int", F,
+    returning(
+        "Thing()",
+        "class Thing:\n    __class__ = property(lambda self: int)\n    __eq__ = lambda *a: True\n    __index__ = lambda self: 1\n",
+    ),
+    problem=PLUS, detail="plain data",
+)
 attack("a tuple for a list", F, returning("(n, n)"), tests=(([1], [1, 1]),), detail="tuple")
 attack("a list for a tuple", F, returning("[n, n]"), tests=(([1], (1, 1)),))
 attack("text for bytes", F, returning("'a'"), tests=(([1], b"a"),))
@@ -297,7 +399,11 @@ attack("text for a number", F, returning("str(n + 1)"), problem=PLUS)
 attack("a frozenset for a set", F, returning("frozenset([n])"), tests=(([1], {1}),), detail="plain data")
 attack("nan for everything", F, returning("float('nan')"), problem=PLUS)
 attack("a generator", F, method("yield n + 1"), problem=PLUS, detail="plain data")
-attack("a coroutine", F, "class Solution:\n    async def f(self, n):\n        return n + 1", problem=PLUS, detail="plain data")
+attack(
+    "a coroutine", F,
+    "class Solution:\n    async def f(self, n):\n        return n + 1",
+    problem=PLUS, detail="plain data",
+)
 attack("NotImplemented", F, returning("NotImplemented"), detail="plain data")
 attack("a list that holds itself", F, method("x = []\nx.append(x)\nreturn x"), detail="RecursionError")
 attack("a list 100,000 deep", F, method("x = []\nfor _ in range(100000): x = [x]\nreturn x"), detail="RecursionError")
@@ -310,12 +416,17 @@ attack("a list that changes while it is read", F, method("""
     threading.Thread(target=grow, daemon=True).start()
     return x
 """), tests=(([0], [0] * 1000),), correct=None)
-attack("changes its argument into the answer", F, method("n.clear(); n.append('answer'); return n"), tests=(([[1]], [1]),))
+attack(
+    "changes its argument into the answer", F, method("n.clear(); n.append('answer'); return n"), tests=(([[1]], [1]),)
+)
 attack("changes its arguments before the next call", F, method("n.append(len(n)); return n", ""), correct=True,
        tests=(([[]], [0]), ([[]], [0]), ([[]], [0])))
 attack("an answer of 100 MB", F, returning("'x' * 10**8"), problem=PLUS)
 attack("an integer of a million digits", F, returning("10**1000000"), problem=PLUS)
-attack("a dict with a key of its own kind", F, returning("{Any(): 1}", EQ.format("(str)")), tests=(([0], {"a": 1}),), detail="plain data")
+attack(
+    "a dict with a key of its own kind", F, returning("{Any(): 1}", EQ.format("(str)")), tests=(([0], {"a": 1}),),
+    detail="plain data",
+)
 attack("True for 1 is allowed, as in Python", F, returning("True"), correct=True, tests=(([0], 1),))
 
 # --- resource exhaustion -------------------------------------------------------------------------------------------------------------
@@ -329,10 +440,20 @@ attack("an endless loop that catches everything", F, method("""
             while True: pass
         except BaseException: pass
 """), detail="CPU time")
-attack("endless threads", F, method("import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin, daemon=True).start()\nspin()"), detail="time")
+attack(
+    "endless threads", F,
+    method(
+        "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin, daemon=True).start()\nspin()"
+    ),
+    detail="time",
+)
 attack("a loop inside the C library", F, returning("sum(range(10**12))"), detail="CPU time")
 attack("a power of powers", F, returning("9 ** 9 ** 9"))
-attack("a regular expression that backtracks", F, method("import re\nreturn re.match('(a+)+$', 'a' * 60 + 'b')"), detail="CPU time")
+attack(
+    "a regular expression that backtracks", F,
+    method("import re\nreturn re.match('(a+)+$', 'a' * 60 + 'b')"),
+    detail="CPU time",
+)
 attack("sleeps", F, method("import time; time.sleep(1000)"), sleeps=True, detail="ran out of time")
 attack("ignores every signal and sleeps", F, method("""
     import signal, time
@@ -344,9 +465,17 @@ attack("ignores every signal and sleeps", F, method("""
     while True: time.sleep(1)
 """), sleeps=True, detail="ran out of time")
 attack("waits for input", F, method("return input()"), detail="EOFError")
-attack("waits for itself", F, method("import threading\nlock = threading.Lock()\nlock.acquire(), lock.acquire()"), sleeps=True, detail="ran out of time")
+attack(
+    "waits for itself", F,
+    method("import threading\nlock = threading.Lock()\nlock.acquire(), lock.acquire()"),
+    sleeps=True, detail="ran out of time",
+)
 attack("allocates 100 GB", F, returning("bytearray(10**11)"), detail="MemoryError")
-attack("grows a list for ever", F, method("x = []\nwhile True: x.append(bytearray(1 << 20))"), detail="MemoryError|CPU time")  # whichever limit it meets first
+attack(
+    "grows a list for ever", F,
+    method("x = []\nwhile True: x.append(bytearray(1 << 20))"),
+    detail="MemoryError|CPU time",
+)  # whichever limit it meets first
 attack("catches MemoryError and grows on", F, method("""
     x = []
     while True:
@@ -366,20 +495,38 @@ attack("a fork bomb that catches", F, method("""
         except OSError:
             pass
 """))
-attack("a thread bomb", F, method("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(100,)).start()"), sleeps=True)
+attack(
+    "a thread bomb", F,
+    method("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(100,)).start()"),
+    sleeps=True,
+)
 attack("endless output", F, method("while True: print('x' * 1000)"), detail="time")
 attack("endless output past Python", F, method("import os\nwhile True: os.write(1, b'x' * 65536)"), detail="time")
 attack("endless replies", F, method("import os\nwhile True: os.write(3, b'x' * 65536)"))
 attack("endless errors", F, method("import sys\nwhile True: print('x' * 1000, file=sys.stderr)"), detail="time")
 attack("one file for ever", F, method("f = open('big', 'wb')\nwhile True: f.write(bytes(1 << 20))"), detail="Error")
-attack("many files", F, method("i = 0\nwhile True:\n    open(f'{i}.txt', 'w').write('x' * 4096)\n    i += 1"), detail="Error|time")
-attack("folders in folders", F, method("import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')"), detail="Error|time")
+attack(
+    "many files", F,
+    method("i = 0\nwhile True:\n    open(f'{i}.txt', 'w').write('x' * 4096)\n    i += 1"),
+    detail="Error|time",
+)
+attack(
+    "folders in folders", F, method("import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')"), detail="Error|time"
+)
 attack("open files", F, method("x = []\nwhile True: x.append(open('/dev/null'))"), detail="OSError")
 attack("pipes", F, method("import os\nwhile True: os.pipe()"), detail="OSError")
 attack("endless recursion", F, returning("self.f(n)"), detail="RecursionError")
-attack("endless recursion without Python's limit", F, returning("self.f(n)", "import sys\nsys.setrecursionlimit(10**9)\n"))
-attack("recursion in C", F, method("import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nreturn repr(x)"))
-attack("a recursive __repr__ of an exception", F, method("class E(Exception):\n    def __str__(self): return str(self)\nraise E"))
+attack(
+    "endless recursion without Python's limit", F, returning("self.f(n)", "import sys\nsys.setrecursionlimit(10**9)\n")
+)
+attack(
+    "recursion in C", F,
+    method("import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nreturn repr(x)"),
+)
+attack(
+    "a recursive __repr__ of an exception", F,
+    method("class E(Exception):\n    def __str__(self): return str(self)\nraise E"),
+)
 attack("raises its own limits", F, method("""
     import resource
     for name in dir(resource):
@@ -408,14 +555,23 @@ attack("connects by a system call", F, method("""
         libc.recv(s, buffer, 4095, 0)
         return buffer.value.decode().split()[n]
 """))
-attack("sends a datagram", F, method("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'escaped', ('127.0.0.1', <<UDP>>))\nreturn 0"), detail="Error")
+attack(
+    "sends a datagram", F,
+    method(
+        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'escaped', ('127.0.0.1', <<UDP>>))\nreturn 0"
+    ),
+    detail="Error",
+)
 attack("connects to an abstract socket", F, method("""
     import socket
     s = socket.socket(socket.AF_UNIX)
     s.connect("\\x00<<ABSTRACT>>")
     return s.recv(4096).decode().split()[n]
 """), detail="Error")
-attack("asks for a name on the network", F, returning("__import__('socket').getaddrinfo('example.org', 80)[0]"), detail="rror")
+attack(
+    "asks for a name on the network", F, returning("__import__('socket').getaddrinfo('example.org', 80)[0]"),
+    detail="rror",
+)
 attack("opens a raw socket", F, returning("__import__('socket').socket(17, 3).recv(1)"), detail="Error")
 attack("writes outside", F, method("""
     for folder in ("<<FOLDER>>", "/tmp", "/var/tmp", "/dev/shm", "/", "/root", "/home", "/etc", "/usr/lib"):
@@ -478,11 +634,24 @@ attack("reads its parent's memory", F, method("""
         except OSError:
             pass
 """), tests=(([0], "read"),))
-attack("runs a shell", F, try_all(["__import__('subprocess').check_output(['/bin/sh', '-c', '/bin/cat <<FILE>>']).decode().split()[n]",
-                                  "os.popen('/bin/cat <<FILE>>').read().split()[n]",
-                                  "os.execv('/bin/sh', ['sh', '-c', '/bin/cat <<FILE>> >&3'])",
-                                  "os.posix_spawn('/bin/true', ['true'], {})"]))
-attack("runs Python again", F, try_all(["__import__('subprocess').check_output([sys.executable, '-c', 'print(open(\"<<FILE>>\").read())']).decode().split()[n]"]))
+attack(
+    "runs a shell", F,
+    try_all(
+        [
+            "__import__('subprocess').check_output(['/bin/sh', '-c', '/bin/cat <<FILE>>']).decode().split()[n]",
+            "os.popen('/bin/cat <<FILE>>').read().split()[n]",
+            "os.execv('/bin/sh', ['sh', '-c', '/bin/cat <<FILE>> >&3'])", "os.posix_spawn('/bin/true', ['true'], {})",
+        ]
+    ),
+)
+attack(
+    "runs Python again", F,
+    try_all(
+        [
+            "__import__('subprocess').check_output([sys.executable, '-c', 'print(open(\"<<FILE>>\").read())']).decode().split()[n]"
+        ]
+    ),
+)
 attack("another process reads the file", F, method("""
     import multiprocessing
     with multiprocessing.Pool(1) as pool:
@@ -516,13 +685,24 @@ for what, expression in {
     "turns its filter off": "libc.prctl(22, 0, 0, 0, 0) == 0 or libc.prctl(38, 0, 0, 0, 0) == 0",
 }.items():
     attack(what, F, method(f"return {expression}", _LIBC), tests=(([0], True),))
-attack("calls through the second set of numbers", F, method("return libc.syscall(ctypes.c_long(0x40000000 + 41), 2, 1, 0) >= 0", _LIBC), tests=(([0], True),))
-attack("types into the terminal", F, method("import fcntl, termios\nfor fd in (0, 1, 2):\n    fcntl.ioctl(fd, termios.TIOCSTI, b'x')\nreturn 'typed'"), tests=(([0], "typed"),), detail="Error")
-attack("looks into other submissions' folders", F, method("""
+attack(
+    "calls through the second set of numbers", F,
+    method("return libc.syscall(ctypes.c_long(0x40000000 + 41), 2, 1, 0) >= 0", _LIBC), tests=(([0], True),),
+)
+attack(
+    "types into the terminal", F,
+    method("import fcntl, termios\nfor fd in (0, 1, 2):\n    fcntl.ioctl(fd, termios.TIOCSTI, b'x')\nreturn 'typed'"),
+    tests=(([0], "typed"),), detail="Error",
+)
+attack(
+    "looks into other submissions' folders", F,
+    method("""
     import glob
     found = [p for p in glob.glob("/tmp/pgrpo*/**", recursive=True) + glob.glob("/scratch/**", recursive=True) if p not in ("/scratch/", "/scratch/box", "/scratch/box/")]
     return found[0]
-"""), detail="IndexError")
+"""),
+    detail="IndexError",
+)
 
 # --- persistence ---------------------------------------------------------------------------------------------------------------------
 
@@ -536,7 +716,11 @@ attack("a background process", F, method("""
         os._exit(0)
     return n + 1
 """), problem=PLUS, detail="Error")
-attack("a background program", F, method("import subprocess\nsubprocess.Popen(['sleep', '<<SLEEP>>'], start_new_session=True)\nreturn n + 1"), problem=PLUS, detail="Error")
+attack(
+    "a background program", F,
+    method("import subprocess\nsubprocess.Popen(['sleep', '<<SLEEP>>'], start_new_session=True)\nreturn n + 1"),
+    problem=PLUS, detail="Error",
+)
 attack("a thread that goes on answering", F, method("""
     import os, threading, time
     def later():
@@ -546,20 +730,52 @@ attack("a thread that goes on answering", F, method("""
     threading.Thread(target=later, daemon=True).start()
     return 0
 """))
-attack("a thread that outlives the call", F, method("import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\nreturn n + 1"), problem=PLUS, correct=True)
-attack("atexit hangs", F, method("return n + 1", "import atexit, time\natexit.register(time.sleep, 1000)\n"), problem=PLUS, correct=True)
-attack("leaves a file for the next", F, method("open('leftover', 'w').write('x')\nopen('/tmp/leftover2', 'w').write('x')\nreturn n + 1"), problem=PLUS, correct=None)
-attack("looks for what was left", F, method("import os\nassert not os.listdir('.') and not os.path.exists('/tmp/leftover2')\nreturn n + 1"), problem=PLUS, correct=True)
-attack("leaves a module for the next", F, method("open('json.py', 'w').write('raise SystemExit')\nopen('sitecustomize.py', 'w').write('1/0')\nreturn n + 1"), problem=PLUS, correct=True)
-attack("leaves variables for the next", F, method("import os, builtins\nos.environ['LEFT'] = builtins.LEFT = 'x'\nreturn n + 1"), problem=PLUS, correct=True)
-attack("looks for variables", F, method("import os, builtins\nassert 'LEFT' not in os.environ and not hasattr(builtins, 'LEFT')\nreturn n + 1"), problem=PLUS, correct=True)
-attack("looks for an earlier submission in memory", F, method("""
+attack(
+    "a thread that outlives the call", F,
+    method("import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\nreturn n + 1"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "atexit hangs", F,
+    method("return n + 1", "import atexit, time\natexit.register(time.sleep, 1000)\n"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "leaves a file for the next", F,
+    method("open('leftover', 'w').write('x')\nopen('/tmp/leftover2', 'w').write('x')\nreturn n + 1"),
+    problem=PLUS, correct=None,
+)
+attack(
+    "looks for what was left", F,
+    method("import os\nassert not os.listdir('.') and not os.path.exists('/tmp/leftover2')\nreturn n + 1"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "leaves a module for the next", F,
+    method("open('json.py', 'w').write('raise SystemExit')\nopen('sitecustomize.py', 'w').write('1/0')\nreturn n + 1"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "leaves variables for the next", F,
+    method("import os, builtins\nos.environ['LEFT'] = builtins.LEFT = 'x'\nreturn n + 1"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "looks for variables", F,
+    method("import os, builtins\nassert 'LEFT' not in os.environ and not hasattr(builtins, 'LEFT')\nreturn n + 1"),
+    problem=PLUS, correct=True,
+)
+attack(
+    "looks for an earlier submission in memory", F,
+    method("""
     import gc
     texts = [x for thing in gc.get_objects() if isinstance(thing, dict) for x in list(thing.values()) if isinstance(x, str)]
     earlier = [x for x in texts if "def f(self, n)" in x and "earlier submission" not in x]
     assert not earlier
     return n + 1
-"""), problem=PLUS, correct=True)
+"""),
+    problem=PLUS, correct=True,
+)
 attack("a deep folder without permissions", F, method("""
     import os
     for _ in range(200):
@@ -578,20 +794,40 @@ attack("a deep folder without permissions", F, method("""
 F = "malformed"
 attack("nothing", F, "", detail="no class Solution")
 attack("no Solution", F, "def f(n):\n    return n + 1", problem=PLUS, detail="no class Solution")
-attack("a method of another name", F, "class Solution:\n    def g(self, n):\n        return n + 1", problem=PLUS, detail="AttributeError")
+attack(
+    "a method of another name", F,
+    "class Solution:\n    def g(self, n):\n        return n + 1",
+    problem=PLUS, detail="AttributeError",
+)
 attack("Solution is a function", F, "def Solution():\n    return 1", detail="AttributeError")
 attack("Solution is a number", F, "Solution = 5", detail="TypeError")
-attack("Solution cannot be made", F, "class Solution:\n    def __init__(self, x): pass\n    def f(self, n): return n + 1", problem=PLUS, detail="TypeError")
-attack("a Solution that is somebody else", F, "class Other:\n    def f(self, n): return n + 1\nSolution = Other", problem=PLUS, correct=True)
-attack("a static method", F, "class Solution:\n    @staticmethod\n    def f(n): return n + 1", problem=PLUS, correct=True)
+attack(
+    "Solution cannot be made", F,
+    "class Solution:\n    def __init__(self, x): pass\n    def f(self, n): return n + 1",
+    problem=PLUS, detail="TypeError",
+)
+attack(
+    "a Solution that is somebody else", F,
+    "class Other:\n    def f(self, n): return n + 1\nSolution = Other",
+    problem=PLUS, correct=True,
+)
+attack(
+    "a static method", F, "class Solution:\n    @staticmethod\n    def f(n): return n + 1", problem=PLUS, correct=True
+)
 attack("a syntax error", F, "class Solution:\n    def f(self, n) return", compiles=False, detail="does not compile")
 attack("bad indentation", F, "class Solution:\n  def f(self, n):\n return 1", compiles=False, detail="does not compile")
 attack("a null byte", F, method("return 'a\0b'"), compiles=False, detail="does not compile")
 attack("a lone surrogate", F, method("return '\ud800'"), compiles=False, detail="does not compile")
-attack("a lone surrogate as the answer", F, method("return chr(0xd800 + n)"), tests=(([0], "\ud800"), ([1], "\ud801")), correct=True)
+attack(
+    "a lone surrogate as the answer", F, method("return chr(0xd800 + n)"),
+    tests=(([0], "\ud800"), ([1], "\ud801")),
+    correct=True,
+)
 attack("a null byte as the answer", F, method("return chr(n)"), tests=(([0], "\0"),), correct=True)
 attack("10 MB of code", F, method("return 0") + "\n# " + "x" * 10_000_000, compiles=False, detail="longer than")
-attack("900 kB of code", F, method("return n + 1") + "\n" + "x = 1\n" * 150_000, problem=PLUS, compiles=None, correct=None)
+attack(
+    "900 kB of code", F, method("return n + 1") + "\n" + "x = 1\n" * 150_000, problem=PLUS, compiles=None, correct=None
+)
 attack("parentheses 10,000 deep", F, method("return " + "(" * 10_000 + ")" * 10_000), compiles=False)
 attack("minus signs 100,000 deep", F, method("return " + "-" * 100_000 + "1"), compiles=None)
 attack("attributes 50,000 deep", F, "x = a" + ".b" * 50_000, compiles=None)
@@ -599,9 +835,21 @@ attack("a sum of 50,000 parts", F, "x = " + "+".join(["1"] * 50_000), compiles=N
 attack("blocks 99 deep", F, "".join("  " * i + "if 1:\n" for i in range(99)) + "  " * 99 + "pass", compiles=None)
 attack("an integer of 100,000 digits", F, "x = " + "9" * 100_000, compiles=None)
 attack("a constant to fold", F, "x = 10 ** 10 ** 10\ny = 'x' * 10 ** 12\nz = 1 << 10 ** 12", compiles=None)
-attack("a declared encoding", F, "# -*- coding: utf-7 -*-\n" + method("return n + 1"), problem=PLUS, compiles=None, correct=None)
-attack("a future import", F, "from __future__ import annotations\nclass Solution:\n    def f(self, n: int) -> Nothing:\n        return n + 1", problem=PLUS, correct=True)
-attack("a dataclass with text annotations", F, "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int = 1\n" + method("return n + P().x"), problem=PLUS, correct=True)
+attack(
+    "a declared encoding", F,
+    "# -*- coding: utf-7 -*-\n" + method("return n + 1"),
+    problem=PLUS, compiles=None, correct=None,
+)
+attack(
+    "a future import", F,
+    "from __future__ import annotations\nclass Solution:\n    def f(self, n: int) -> Nothing:\n        return n + 1",
+    problem=PLUS, correct=True,
+)
+attack(
+    "a dataclass with text annotations", F,
+    "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int = 1\n"
+    + method("return n + P().x"), problem=PLUS, correct=True,
+)
 attack("carriage returns", F, method("return n + 1").replace("\n", "\r\n"), problem=PLUS, correct=True)
 attack("a byte order mark", F, "\ufeff" + method("return n + 1"), problem=PLUS, compiles=None, correct=None)
 attack("letters of other alphabets", F, method("größe, 数 = n, 1\nreturn größe + 数  # ✓ 🎉"), problem=PLUS, correct=True)

@@ -18,9 +18,15 @@ from selenium.common.exceptions import StaleElementReferenceException
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with a chromedriver here; install Debian's chromium and chromium-driver to run the browser tests")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no Chromium with a chromedriver here; install Debian's chromium and chromium-driver to run the browser tests",
+)
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -50,14 +56,26 @@ class Lab:
             file = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(value))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(self.runtime),
-               "JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+        env = {
+            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTERLAB_SETTINGS_DIR": str(settings),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        }
         self.log = open(home / "lab.log", "w")
-        self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0",
-                                         f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"], env=env, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
+                "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
+                f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
+            ],
+            env=env, stdout=self.log, stderr=subprocess.STDOUT,
+        )
         wait("JupyterLab to answer", self.get_status)
 
-    def get(self, path): return json.load(urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/{path}?token={self.token}", timeout=5))
+    def get(self, path):
+        return json.load(
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/{path}?token={self.token}", timeout=5)
+        )
 
     def get_status(self):
         assert self.process.poll() is None, f"JupyterLab ended: {Path(self.log.name).read_text()[-2000:]}"
@@ -66,12 +84,20 @@ class Lab:
     def ask(self, code: str) -> str:
         "What a piece of code prints in the kernel that was started last"
         from jupyter_client import BlockingKernelClient
-        client = BlockingKernelClient(connection_file=str(self.runtime / f"kernel-{self.get('kernels')[-1]['id']}.json"))
+
+        client = BlockingKernelClient(
+            connection_file=str(self.runtime / f"kernel-{self.get('kernels')[-1]['id']}.json")
+        )
         client.load_connection_file()
         client.start_channels(hb=False)  # its thread may outlive so short a question
         try:
             printed = []
-            reply = client.execute_interactive(code, timeout=60, output_hook=lambda m: printed.append(m["content"]["text"] if m["content"].get("name") == "stdout" else ""))
+            reply = client.execute_interactive(
+                code, timeout=60,
+                output_hook=lambda m: printed.append(
+                    m["content"]["text"] if m["content"].get("name") == "stdout" else ""
+                ),
+            )
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(printed).strip()
         finally: client.stop_channels()
@@ -89,22 +115,29 @@ class Page:
         from selenium.webdriver.chrome.service import Service
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
-        for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"): options.add_argument(flag)
+        for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+            options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.lab, self.driver = lab, webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.set_script_timeout(120)
-        self.driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})  # a headless page may start unfocused, and JupyterLab's current notebook is the focused one
+        self.driver.execute_cdp_cmd(
+            "Emulation.setFocusEmulationEnabled", {"enabled": True}
+        )  # a headless page may start unfocused, and JupyterLab's current notebook is the focused one
 
     def js(self, code, *args): return self.driver.execute_script(code, *args)
     def all(self, css): return self.driver.find_elements("css selector", css)
     def one(self, css): return wait(css, lambda: self.all(css))[0]
-    def text(self, css): return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
+
+    def text(self, css):
+        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
     def shot(self, path): self.driver.save_screenshot(str(path))
 
     def open(self, notebook):
         self.driver.get(f"http://127.0.0.1:{self.lab.port}/lab/tree/{notebook}?token={self.lab.token}&reset")
         self.one(".jp-Notebook .jp-Cell")
-        self.js("window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}); if (!window.jupyterapp.shell.leftCollapsed) window.jupyterapp.commands.execute('application:toggle-left-area')")
+        self.js(
+            "window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}); if (!window.jupyterapp.shell.leftCollapsed) window.jupyterapp.commands.execute('application:toggle-left-area')"
+        )
         ready = "const c = window.jupyterapp.shell.currentWidget?.sessionContext; return c?.isReady && c.session?.kernel?.status == 'idle'"
         wait("a kernel that is ready", lambda: self.js(ready))
 
@@ -113,11 +146,17 @@ class Page:
         self.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         prompts = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText)"
         wait("all cells to have run", lambda: all(p.strip("[]: \n").isdigit() for p in self.js(prompts)), seconds)
-        assert not self.all("[data-mime-type='application/vnd.jupyter.error']"), self.text("[data-mime-type='application/vnd.jupyter.error']")
+        assert not self.all("[data-mime-type='application/vnd.jupyter.error']"), self.text(
+            "[data-mime-type='application/vnd.jupyter.error']"
+        )
 
     def errors(self):
         "Errors in the console since the last call; what the browser itself says about the cut network is not one"
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE" and "favicon" not in entry["message"]]
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE" and "favicon" not in entry["message"]
+        ]
 
     def close(self): self.driver.quit()
 
@@ -139,7 +178,13 @@ def served(folder: Path, notebooks, home: Path, **look):
 def notebook(folder, name, *cells):
     "Write a notebook of these code cells"
     folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), folder / name)
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(c) for c in cells],
+            metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")),
+        ),
+        folder / name,
+    )
 
 
 def fits(page):

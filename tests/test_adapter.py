@@ -1,7 +1,15 @@
 "The adapter on whole models: architectures × dtypes × paths × checkpointing × devices, against plain hooks and autograd."
-import copy, subprocess, sys, warnings
-import pytest, torch, torch.nn as nn, transformers
+import copy
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.nn as nn
+import transformers
 from transformers import Qwen3Config, Qwen3ForCausalLM
+
 from pgrpo.adapter import wrap
 from pgrpo.adapter.linear import AdaptedLinear, fold_weight
 
@@ -13,11 +21,19 @@ on_devices, on_architectures, in_dtypes = (pytest.mark.parametrize(*p) for p in 
 
 def make(architecture="qwen3", dtype=torch.float32, device="cpu", seed=0):
     torch.manual_seed(seed)
-    shape = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
+    shape = dict(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.1,
+    )
     if architecture == "qwen3": model = Qwen3ForCausalLM(Qwen3Config(**shape, num_hidden_layers=2, head_dim=8))
-    else: model = transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(
-        **shape, num_hidden_layers=2, head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4,
-        linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4))
+    else:
+        model = transformers.Qwen3_5ForCausalLM(
+            transformers.Qwen3_5TextConfig(
+                **shape, num_hidden_layers=2, head_dim=16, layer_types=["linear_attention", "full_attention"],
+                linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+                linear_conv_kernel_dim=4,
+            )
+        )
     return model.to(device, dtype).eval()
 
 def wrapped(*args, size=0.1, **kwargs):
@@ -31,21 +47,29 @@ def perturb(adapter, size=0.1, seed=1):
     with torch.no_grad():
         for p in adapter.parameters(): p.copy_(size * torch.randn(p.shape, generator=generator))
 
-def tokens(device="cpu", rows=3, length=9): return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(2)).to(device)
+def tokens(device="cpu", rows=3, length=9):
+    return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(2)).to(device)
 
 def nll(model, ids, **inputs): # (B,)
     logits = model(**(inputs or dict(input_ids=ids))).logits[:, :-1]
-    return -torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1).gather(-1, ids[:, 1:, None])[..., 0].sum(1)
+    return (
+        -torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+        .gather(-1, ids[:, 1:, None])[..., 0]
+        .sum(1)
+    )
 
 def brute_force(adapter, base, ids): # name → (B, r): a backward per rollout through plain hooks
     deltas = {n: (m.delta_s + m.delta_s_hack).detach().to(m.U.dtype).requires_grad_() for n, m in adapter.items()}
-    def hook(n, m): return base.get_submodule(n).register_forward_hook(lambda _, x, y: y + ((x[0] @ m.Vh.T) * deltas[n]) @ m.U.T)
+
+    def hook(n, m):
+        return base.get_submodule(n).register_forward_hook(lambda _, x, y: y + ((x[0] @ m.Vh.T) * deltas[n]) @ m.U.T)
     hooks = [hook(n, m) for n, m in adapter.items()]
     rows = [torch.autograd.grad(loss, list(deltas.values()), retain_graph=True) for loss in nll(base, ids)]
     for h in hooks: h.remove()
     return {n: torch.stack([row[i] for row in rows]) for i, n in enumerate(deltas)}
 
-def furthest(ours, true): return max(((ours[n].double() - true[n].double()).norm() / true[n].double().norm()).item() for n in true)
+def furthest(ours, true):
+    return max(((ours[n].double() - true[n].double()).norm() / true[n].double().norm()).item() for n in true)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
@@ -64,9 +88,11 @@ def test_identity(device, architecture, dtype):
         for adapter.train_path in ("folded", "exact"):
             for grad in (False, True):
                 with torch.set_grad_enabled(grad), adapter.reference(): assert torch.equal(model(ids).logits, base)
-                with torch.set_grad_enabled(grad), adapter.reference(), adapter.deployed(), adapter.folded(): assert torch.equal(model(ids).logits, base)
+                with torch.set_grad_enabled(grad), adapter.reference(), adapter.deployed(), adapter.folded():
+                    assert torch.equal(model(ids).logits, base)
                 for context in (adapter.deployed, adapter.folded):
-                    with torch.set_grad_enabled(grad), context(): assert torch.equal(model(ids).logits, base) == (size == 0)
+                    with torch.set_grad_enabled(grad), context():
+                        assert torch.equal(model(ids).logits, base) == (size == 0)
                 with torch.set_grad_enabled(grad): assert torch.equal(model(ids).logits, base) == (size == 0)
 
 @on_devices
@@ -104,7 +130,9 @@ def test_rollout_gradients_equal_brute_force(device, architecture, path, checkpo
     for repeat in range(2): # twice: nothing may be left over or doubled
         model.zero_grad()
         nll(model, ids).sum().backward()
-        assert set(adapter.rollout_grads) == set(adapter) and all(g.dtype == torch.float32 for g in adapter.rollout_grads.values())
+        assert set(adapter.rollout_grads) == set(adapter) and all(
+            g.dtype == torch.float32 for g in adapter.rollout_grads.values()
+        )
         assert furthest(adapter.rollout_grads, true) < 1e-5
         assert furthest({n: m.delta_s.grad for n, m in adapter.items()}, {n: g.sum(0) for n, g in true.items()}) < 1e-5
         assert all(torch.equal(m.delta_s.grad, m.delta_s_hack.grad) for m in adapter.values())
@@ -127,7 +155,8 @@ def test_rollout_gradients_in_bf16(device, architecture, path):
     ours, textbook = ((flat(g) - flat(best)).norm() / flat(best).norm() for g in (adapter.rollout_grads, true))
     assert ours < max(0.05, 4 * textbook) < 0.3
     assert all(g.dtype == torch.float32 for g in adapter.rollout_grads.values())
-    for n, m in adapter.items(): assert m.delta_s.grad.dtype == torch.float32 and torch.allclose(m.delta_s.grad, adapter.rollout_grads[n].sum(0))
+    for n, m in adapter.items():
+        assert m.delta_s.grad.dtype == torch.float32 and torch.allclose(m.delta_s.grad, adapter.rollout_grads[n].sum(0))
 
 @on_devices
 @pytest.mark.parametrize("path", ["folded", "exact"])
@@ -186,9 +215,14 @@ def test_deployed_backward_outside_its_context():
     assert all(torch.allclose(adapter.rollout_grads[n], g) for n, g in true.items())
 
 @on_devices
-@pytest.mark.parametrize("optimizer", [
-    lambda p: torch.optim.AdamW(p, lr=1e-2), lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True), lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
-    lambda p: torch.optim.SGD(p, lr=1e-2), lambda p: torch.optim.SGD(p, lr=1e-2, foreach=False)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.AdamW(p, lr=1e-2), lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
+        lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True), lambda p: torch.optim.SGD(p, lr=1e-2),
+        lambda p: torch.optim.SGD(p, lr=1e-2, foreach=False),
+    ],
+)
 def test_every_optimizer_step_is_seen(device, optimizer):
     ids = tokens(device)
     model, adapter = wrapped(device=device)
@@ -244,15 +278,22 @@ def test_fold_is_a_plain_model(device, dtype, tmp_path):
     before, grads = {k: v.clone() for k, v in model.state_dict().items()}, adapter.rollout_grads
     adapter.fold().save_pretrained(tmp_path / "shipped")
     torch.save(ids.cpu(), tmp_path / "ids")
-    code = ("import sys, torch, transformers; p = sys.argv[1]; m = transformers.AutoModelForCausalLM.from_pretrained(p + '/shipped');"
-            "assert 'pgrpo' not in sys.modules; m = m.to(sys.argv[2]).requires_grad_(False);"
-            "torch.save(m(torch.load(p + '/ids').to(m.device)).logits.cpu(), p + '/logits')")
+    code = (
+        "import sys, torch, transformers; p = sys.argv[1]; m = transformers.AutoModelForCausalLM.from_pretrained(p + '/shipped');"
+        "assert 'pgrpo' not in sys.modules; m = m.to(sys.argv[2]).requires_grad_(False);"
+        "torch.save(m(torch.load(p + '/ids').to(m.device)).logits.cpu(), p + '/logits')"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path), device], check=True, capture_output=True, cwd=tmp_path)
     with torch.no_grad(), adapter.deployed(), adapter.folded():
-        assert torch.allclose(torch.load(tmp_path / "logits"), model(ids).logits.cpu(), rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 5e-2)
+        assert torch.allclose(
+            torch.load(tmp_path / "logits"), model(ids).logits.cpu(), rtol=1e-4,
+            atol=1e-5 if dtype == torch.float32 else 5e-2,
+        )
     assert adapter.rollout_grads is grads and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     plain = adapter.fold()
-    assert not any(isinstance(m, AdaptedLinear) for m in plain.modules()) and all(p.requires_grad and p.grad is None for p in plain.parameters())
+    assert not any(isinstance(m, AdaptedLinear) for m in plain.modules()) and all(
+        p.requires_grad and p.grad is None for p in plain.parameters()
+    )
     m, name = next(iter(adapter.values())), next(iter(adapter))
     true = m.weight.double() + (m.U.double() * m.delta_s.double()) @ m.Vh.double()
     unit = torch.finfo(dtype).eps * true.abs() + 1e-6
@@ -267,9 +308,16 @@ def test_save_and_load(device, tmp_path):
     other.load(tmp_path / "a")
     assert all(map(torch.equal, adapter.parameters(), other.parameters()))
     zero = wrap(make(device=device, seed=1))
-    with pytest.raises(ValueError, match="made for another base model, someone/model: its model.layers.0.self_attn.q_proj.weight"): zero.load(tmp_path / "a")
-    with pytest.raises(ValueError, match="made for another base model"): wrap(make(dtype=torch.bfloat16, device=device)).load(tmp_path / "a")
-    with pytest.raises(ValueError, match="not in both"): wrap(make("qwen3_5", device=device) if len(ARCHITECTURES) > 1 else make(device=device), "q_proj").load(tmp_path / "a")
+    with pytest.raises(
+        ValueError, match="made for another base model, someone/model: its model.layers.0.self_attn.q_proj.weight"
+    ):
+        zero.load(tmp_path / "a")
+    with pytest.raises(ValueError, match="made for another base model"):
+        wrap(make(dtype=torch.bfloat16, device=device)).load(tmp_path / "a")
+    with pytest.raises(ValueError, match="not in both"):
+        wrap(make("qwen3_5", device=device) if len(ARCHITECTURES) > 1 else make(device=device), "q_proj").load(
+            tmp_path / "a"
+        )
     assert not any(p.any() for p in zero.parameters())
     whole = (tmp_path / "a").read_bytes()
     for broken in (whole[:-1], whole[:20], b"", whole[:-5] + b"x" + whole[-4:]):
@@ -285,7 +333,10 @@ def test_token_scores_add_up(device, dtype):
     ids = tokens(device)
     model, adapter = wrapped(dtype=dtype, device=device)
     generator = torch.Generator().manual_seed(3)
-    V = {n: torch.linalg.qr(torch.randn(len(m.S), 3, generator=generator)).Q.T.to(device) for n, m in list(adapter.items())[1::2]}
+    V = {
+        n: torch.linalg.qr(torch.randn(len(m.S), 3, generator=generator)).Q.T.to(device)
+        for n, m in list(adapter.items())[1::2]
+    }
     nll(model, ids).sum().backward()
     assert adapter.token_scores is None
     with adapter.record_tokens(V): nll(model, ids).sum().backward()
@@ -322,8 +373,14 @@ def test_moves_and_casts(device):
     held = adapter.parameters()
     model.to(device).to(torch.bfloat16)
     assert adapter.train_path == "exact" and all(p is q for p, q in zip(held, adapter.parameters()))
-    for p, before in zip(adapter.parameters(), vectors): assert p.dtype == p.grad.dtype == torch.float32 and p.device.type == p.grad.device.type == device and torch.equal(p.cpu(), before)
-    for m in adapter.values(): assert m.U.dtype == m.Vh.dtype == m.weight.dtype == torch.bfloat16 and m.S.dtype == torch.float32
+    for p, before in zip(adapter.parameters(), vectors):
+        assert (
+            p.dtype == p.grad.dtype == torch.float32
+            and p.device.type == p.grad.device.type == device
+            and torch.equal(p.cpu(), before)
+        )
+    for m in adapter.values():
+        assert m.U.dtype == m.Vh.dtype == m.weight.dtype == torch.bfloat16 and m.S.dtype == torch.float32
     nll(model, ids.to(device)).sum().backward()
     model.float()
     assert adapter.train_path == "folded"
@@ -340,13 +397,19 @@ def test_autocast(device):
     for adapter.train_path in ("folded", "exact"):
         with torch.autocast(device, torch.bfloat16): loss = nll(model, ids).sum()
         loss.backward()
-        off = torch.cat([(adapter.rollout_grads[n] - g).flatten() for n, g in true.items()]).norm() / torch.cat([g.flatten() for g in true.values()]).norm()
+        off = (
+            torch.cat([(adapter.rollout_grads[n] - g).flatten() for n, g in true.items()]).norm()
+            / torch.cat([g.flatten() for g in true.values()]).norm()
+        )
         assert off < 0.1
 
 def test_state_dict_is_the_base_models():
     model, adapter = wrapped()
     base = make()
-    assert all(torch.equal(v, base.state_dict()[k]) for k, v in model.state_dict().items()) and model.state_dict().keys() == base.state_dict().keys()
+    assert (
+        all(torch.equal(v, base.state_dict()[k]) for k, v in model.state_dict().items())
+        and model.state_dict().keys() == base.state_dict().keys()
+    )
     vectors = [p.detach().clone() for p in adapter.parameters()]
     model.load_state_dict(base.state_dict(), strict=True)
     assert all(map(torch.equal, adapter.parameters(), vectors))
@@ -387,7 +450,11 @@ def test_bias_and_a_module_used_twice(shape, path):
         (true,) = torch.autograd.grad(base.head(linear(linear(x[row]).tanh()).tanh()).square().sum(), d)
         assert torch.allclose(adapter.rollout_grads["q_proj"][row], true, rtol=1e-4, atol=1e-5)
     plain = adapter.fold(deployed=False)
-    assert plain.block["o_proj"] is plain.q_proj and type(plain.q_proj) is nn.Linear and torch.allclose(plain(x), model(x), atol=1e-5)
+    assert (
+        plain.block["o_proj"] is plain.q_proj
+        and type(plain.q_proj) is nn.Linear
+        and torch.allclose(plain(x), model(x), atol=1e-5)
+    )
     assert type(adapter.unwrap().q_proj) is nn.Linear and torch.equal(model(x), base(x)) and len(adapter) == 0
 
 def test_rank():
@@ -397,7 +464,11 @@ def test_rank():
     perturb(adapter)
     for n, m in adapter.items():
         U, S, Vh = torch.linalg.svd(m.weight, full_matrices=False)
-        assert m.U.shape == (len(m.weight), 5) and m.S.shape == m.delta_s.shape == (5,) and torch.allclose(m.S, S[:5], atol=1e-5)
+        assert (
+            m.U.shape == (len(m.weight), 5)
+            and m.S.shape == m.delta_s.shape == (5,)
+            and torch.allclose(m.S, S[:5], atol=1e-5)
+        )
         assert torch.allclose((m.U * m.S) @ m.Vh, (U[:, :5] * S[:5]) @ Vh[:5], atol=1e-4)
     nll(model, ids).sum().backward()
     assert furthest(adapter.rollout_grads, brute_force(adapter, make().requires_grad_(False), ids)) < 1e-5
@@ -405,11 +476,15 @@ def test_rank():
     with pytest.raises(ValueError, match="rank is 0"): wrap(make(), rank=0)
 
 def test_what_cannot_be_wrapped_is_left_as_it_was(monkeypatch):
-    with pytest.raises(ValueError, match="Sequential has no Linear named .*; it has 0"): wrap(nn.Sequential(nn.Linear(3, 3, bias=False)))
+    with pytest.raises(ValueError, match="Sequential has no Linear named .*; it has 0"):
+        wrap(nn.Sequential(nn.Linear(3, 3, bias=False)))
     model = make()
     with torch.no_grad(): model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
-    with pytest.raises(ValueError, match="model.layers.1.mlp.up_proj.weight has entries that are not finite"): wrap(model)
-    assert not any(isinstance(m, AdaptedLinear) for m in model.modules()) and all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="model.layers.1.mlp.up_proj.weight has entries that are not finite"):
+        wrap(model)
+    assert not any(isinstance(m, AdaptedLinear) for m in model.modules()) and all(
+        p.requires_grad for p in model.parameters()
+    )
     class Other(nn.Linear): pass
     model.model.layers[0].mlp.up_proj = Other(32, 48)
     with pytest.raises(ValueError, match="model.layers.0.mlp.up_proj is no plain nn.Linear but a Other"): wrap(model)
@@ -452,7 +527,9 @@ def test_folded_weights_are_shared_where_they_can_be():
         with adapter.deployed(): model(ids)
         for m in adapter.values():
             whole = m.effective.folded(False, m.U, m.Vh)
-            assert whole is m.effective.folded(True, m.U, m.Vh) and torch.equal(whole, fold_weight(m.weight, m.U, m.Vh, m.delta_s))
+            assert whole is m.effective.folded(True, m.U, m.Vh) and torch.equal(
+                whole, fold_weight(m.weight, m.U, m.Vh, m.delta_s)
+            )
         for m in adapter.values(): m.delta_s.zero_()
         model(ids)
         assert all(m.effective.folded(False, m.U, m.Vh) is m.weight for m in adapter.values())

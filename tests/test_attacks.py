@@ -41,7 +41,9 @@ def test_attack(attack, graded):
 
 
 def test_honest_work_among_them_is_undisturbed(graded):
-    assert len(graded[1]) >= 100 and all(g.gt_correct for g in graded[1]), [g.detail for g in graded[1] if not g.gt_correct]
+    assert len(graded[1]) >= 100 and all(g.gt_correct for g in graded[1]), [
+        g.detail for g in graded[1] if not g.gt_correct
+    ]
 
 
 def test_nothing_came_through(world, graded):
@@ -52,11 +54,15 @@ def test_nothing_came_through(world, graded):
 def test_no_process_survives(graded):
     for worker in grader._oracle._workers:
         assert worker.process.poll() is None
-        assert len(descendants(worker.process.pid)) <= 1  # with a process namespace, the worker proper is the only child
+        # with a process namespace, the worker proper is the only child
+        assert len(descendants(worker.process.pid)) <= 1
 
 
-ARMED = ["reads a secret file", "reads a secret file through a link", "imports the secret as a module", "reads /etc/passwd", "lists the home folder", "runs a shell",
-         "runs Python again", "connects to a server on this machine", "connects by a system call", "connects to an abstract socket", "attaches to shared memory"]
+ARMED = [
+    "reads a secret file", "reads a secret file through a link", "imports the secret as a module", "reads /etc/passwd",
+    "lists the home folder", "runs a shell", "runs Python again", "connects to a server on this machine",
+    "connects by a system call", "connects to an abstract socket", "attaches to shared memory",
+]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="some of these need Linux")

@@ -15,21 +15,34 @@ WIDGET = ".jp-OutputArea-output .pgrpo-frame"
 
 def drawn(page, which):
     "How many figures the plot has shown so far"
-    return page.js("const p = document.querySelectorAll('.pgrpo-plot > div')[arguments[0]]; return p && p.dataset.drawn ? Number(p.dataset.drawn) : 0", which)
+    return page.js(
+        "const p = document.querySelectorAll('.pgrpo-plot > div')[arguments[0]]; return p && p.dataset.drawn ? Number(p.dataset.drawn) : 0",
+        which,
+    )
 
 
 def press_cell(page, row, column):
     "A real click on a cell of the map; the time until the page shows the module, in seconds"
-    spot = page.js("""
+    spot = page.js(
+        """
         const plot = document.querySelectorAll('.pgrpo-plot > div')[0], at = plot._fullLayout, box = plot.getBoundingClientRect();
-        return [box.x + at.xaxis._offset + at.xaxis.c2p(arguments[1]), box.y + at.yaxis._offset + at.yaxis.c2p(arguments[0])]""", row, column)
+        return [box.x + at.xaxis._offset + at.xaxis.c2p(arguments[1]), box.y + at.yaxis._offset + at.yaxis.c2p(arguments[0])]""",
+        row, column,
+    )
     from selenium.webdriver.common.action_chains import ActionChains
-    before, start = drawn(page, 1), "window.pressed = performance.now(); window.shown = 0; const inside = document.querySelectorAll('.pgrpo-plot > div')[1]; new MutationObserver((_, o) => { window.shown = performance.now(); o.disconnect(); }).observe(inside, {attributes: true, attributeFilter: ['data-drawn']})"
+
+    before, start = (
+        drawn(page, 1),
+        "window.pressed = performance.now(); window.shown = 0; const inside = document.querySelectorAll('.pgrpo-plot > div')[1]; new MutationObserver((_, o) => { window.shown = performance.now(); o.disconnect(); }).observe(inside, {attributes: true, attributeFilter: ['data-drawn']})",
+    )
     actions = ActionChains(page.driver)
     actions.w3c_actions.pointer_action.move_to_location(round(spot[0]), round(spot[1]))
     actions.perform()
     time.sleep(0.3)  # plotly finds out what it hovers over with a delay
-    page.js("document.addEventListener('mouseup', () => { window.pressed = performance.now() }, {once: true, capture: true});" + start)
+    page.js(
+        "document.addEventListener('mouseup', () => { window.pressed = performance.now() }, {once: true, capture: true});"
+        + start
+    )
     ActionChains(page.driver).click().perform()
     wait("the module to be drawn", lambda: drawn(page, 1) > before, 20)
     return (page.js("return window.shown") - page.js("return window.pressed")) / 1000
@@ -66,12 +79,16 @@ def test_inspector_with_252_modules(tmp_path, width, theme, record_property):
             assert shown == pytest.approx(json.loads(page.lab.ask("print(w.seen.coef[w.module.value].tolist())")))
         record_property("seconds", seconds)
         print("click to drawing, seconds:", [round(s, 3) for s in seconds])
-        for label, text, attribute in (("quantity", "‖removed‖", "quantity"), ("gradient of", "sentinel", "source"), ("arm", "erase", "arm")):
+        for label, text, attribute in (
+            ("quantity", "‖removed‖", "quantity"), ("gradient of", "sentinel", "source"), ("arm", "erase", "arm"),
+        ):
             before = drawn(page, 0)
             pick(page, label, text)
             wait(f"the map after {label}", lambda: drawn(page, 0) > before)
             assert page.lab.ask(f"print(w.{attribute}.value)") == {"‖removed‖": "removed"}.get(text, text)
-        assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].layout.title.text").startswith("erase, step 10: length of the hack-ward part, sentinel alone")
+        assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].layout.title.text").startswith(
+            "erase, step 10: length of the hack-ward part, sentinel alone"
+        )
         assert not (bad := fits(page)), bad
         page.lab.ask("w.close()")
         wait("the widget to be gone", lambda: not page.all(WIDGET))
@@ -79,8 +96,13 @@ def test_inspector_with_252_modules(tmp_path, width, theme, record_property):
 
 
 def test_explorer(tmp_path):
-    for arm in ("none", "route"): train(preset("smoke", arm=arm, log_rollouts=16), tmp_path / "runs" / arm, progress=False)
-    notebook(tmp_path / "nbs", "explore.ipynb", f"from pathlib import Path\nfrom pgrpo.widgets.explorer import Explorer\nruns = Path({str(tmp_path / 'runs')!r})\nw = Explorer({{a: runs / a for a in ('none', 'route')}})", "w")
+    for arm in ("none", "route"):
+        train(preset("smoke", arm=arm, log_rollouts=16), tmp_path / "runs" / arm, progress=False)
+    notebook(
+        tmp_path / "nbs", "explore.ipynb",
+        f"from pathlib import Path\nfrom pgrpo.widgets.explorer import Explorer\nruns = Path({str(tmp_path / 'runs')!r})\nw = Explorer({{a: runs / a for a in ('none', 'route')}})",
+        "w",
+    )
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
         page.open("explore.ipynb")
         page.run_all()
@@ -88,14 +110,29 @@ def test_explorer(tmp_path):
         assert not (bad := fits(page)), bad
         for label, text in (("mode", "sentinel"), ("kind", "other")):
             pick(page, label, text)
-        wait("the texts", lambda: len(page.all(f"{WIDGET} article")) == int(page.lab.ask("print(min(12, len(w.chosen())))")) and page.lab.ask("print(w.mode.value, w.what.value)") == "sentinel other")
+        wait(
+            "the texts",
+            lambda: (
+                len(page.all(f"{WIDGET} article")) == int(page.lab.ask("print(min(12, len(w.chosen())))"))
+                and page.lab.ask("print(w.mode.value, w.what.value)") == "sentinel other"
+            ),
+        )
         assert all(", sentinel" in line for line in page.text(f"{WIDGET} article strong").splitlines())
         pick(page, "show", "one prompt over training")
         wait("the history", lambda: "before training" in page.text(f"{WIDGET} article strong"))
         pick(page, "arm", "route")
-        wait("a box to tick, where there is a deployed model", lambda: page.one(f"{WIDGET} input[type=checkbox]").is_enabled())
+        wait(
+            "a box to tick, where there is a deployed model",
+            lambda: page.one(f"{WIDGET} input[type=checkbox]").is_enabled(),
+        )
         page.one(f"{WIDGET} input[type=checkbox]").click()
-        wait("deployed answers", lambda: page.lab.ask("print(w.deployed.value)") == "True" and "deployed" in page.text(f"{WIDGET} article .pg-badge"))
+        wait(
+            "deployed answers",
+            lambda: (
+                page.lab.ask("print(w.deployed.value)") == "True"
+                and "deployed" in page.text(f"{WIDGET} article .pg-badge")
+            ),
+        )
         assert not (bad := fits(page)), bad
         assert not page.errors()
 

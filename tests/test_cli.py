@@ -24,7 +24,9 @@ def pgrpo(*argv, cwd):
 def test_train_then_results_then_go_on(tmp_path):
     done = pgrpo("train", "smoke", "--arm", "erase", "--steps", "3", "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0 and "held-out" in done.stdout and "run" in done.stdout, done.stderr
-    assert {"config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "modules", "summary.json", "ckpt"} == {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "modules", "summary.json", "ckpt"} == {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["config"]["arm"] == "erase" and {"pgrpo", "torch", "revision"} <= set(config["versions"])
     again = pgrpo("train", "smoke", "--arm", "erase", "--steps", "3", "--run-dir", "run", cwd=tmp_path)
@@ -36,12 +38,17 @@ def test_train_then_results_then_go_on(tmp_path):
 
 
 def test_module_is_the_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "pgrpo.train", "smoke", "--steps", "1", "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pgrpo.train", "smoke", "--steps", "1", "--run-dir", "run"], cwd=tmp_path,
+        capture_output=True, text=True,
+    )
     assert done.returncode == 0 and (tmp_path / "run" / "summary.json").exists(), done.stderr
 
 
 def test_compare_extract_pool(tmp_path):
-    done = pgrpo("compare", "smoke", "--arms", "none,erase random", "--steps", "2", "--quiet", "--out", "sweep", cwd=tmp_path)
+    done = pgrpo(
+        "compare", "smoke", "--arms", "none,erase random", "--steps", "2", "--quiet", "--out", "sweep", cwd=tmp_path
+    )
     assert done.returncode == 0 and "erase random" in done.stdout, done.stderr
     assert {p.suffix for p in (tmp_path / "sweep").glob("compare.*")} == {".html", ".svg", ".png"}
     assert "erase random" in pgrpo("results", "sweep", "--markdown", cwd=tmp_path).stdout
@@ -49,17 +56,27 @@ def test_compare_extract_pool(tmp_path):
     assert done.returncode == 0 and (tmp_path / "v.safetensors").exists(), done.stderr
     done = pgrpo("build-pool", "smoke", "--n", "2", "--out", "pool.jsonl.gz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = pgrpo("train", "smoke", "--steps", "2", "--mix", "0.25", "--pool", "pool.jsonl.gz", "--run-dir", "mixed", cwd=tmp_path)
+    done = pgrpo(
+        "train", "smoke", "--steps", "2", "--mix", "0.25", "--pool", "pool.jsonl.gz", "--run-dir", "mixed", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "mixed" / "rows.jsonl").read_text().splitlines()[0])
     assert row["hack_t"] == 1.0 and "cin_t" in row
 
 
-@pytest.mark.parametrize("argv", [
-    ["trian"], ["train"], ["train", "dmeo"], ["train", "smoke", "--arm", "delete"], ["train", "smoke", "--modes", "sentinal"], ["train", "smoke", "--stepz", "3"],
-    ["train", "smoke", "--steps", "three"], ["train", "smoke", "--mix", "0.5"], ["train", "smoke", "--device", "cuda:9"], ["train", "smoke", "--policy", "no/such/model"],
-    ["train", "smoke", "--problems", "none.jsonl"], ["train", "smoke", "--pairs", "bad.jsonl"], ["train", "smoke", "--max-new-tokens", "500"],
-    ["train", "smoke", "--mix", "0.5", "--pool", "bad.jsonl"], ["compare", "--arms", "earse"], ["results", "nowhere"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["trian"], ["train"], ["train", "dmeo"], ["train", "smoke", "--arm", "delete"],
+        ["train", "smoke", "--modes", "sentinal"], ["train", "smoke", "--stepz", "3"],
+        ["train", "smoke", "--steps", "three"], ["train", "smoke", "--mix", "0.5"],
+        ["train", "smoke", "--device", "cuda:9"], ["train", "smoke", "--policy", "no/such/model"],
+        ["train", "smoke", "--problems", "none.jsonl"], ["train", "smoke", "--pairs", "bad.jsonl"],
+        ["train", "smoke", "--max-new-tokens", "500"], ["train", "smoke", "--mix", "0.5", "--pool", "bad.jsonl"],
+        ["compare", "--arms", "earse"], ["results", "nowhere"],
+    ],
+    ids=" ".join,
+)
 def test_bad_input_is_one_sentence(argv, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.jsonl").write_text("{oops\n")
     monkeypatch.chdir(tmp_path)
@@ -74,7 +91,9 @@ def test_check(tmp_path):
     assert done.returncode == 0 and "the matrix is diagonal" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("argv", [["demo"], ["smoke", "--arm", "route"], ["fast"], ["full", "--dtype", "float32"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["demo"], ["smoke", "--arm", "route"], ["fast"], ["full", "--dtype", "float32"]], ids=" ".join
+)
 def test_a_dry_run_writes_nothing(argv, tmp_path):
     done = pgrpo("train", *argv, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and "H200" in done.stdout and "nothing was loaded" in done.stdout, done.stderr
@@ -85,4 +104,8 @@ def test_bench_looks_at_its_places_first(tmp_path):
     (tmp_path / "file").write_text("")
     for flag in ("--json", "--figure"):
         done = pgrpo("bench", "--quick", flag, "file/x", cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith(f"pgrpo: {flag} file/x: its folder cannot be made (") and done.stderr.count("\n") == 1, done.stderr
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith(f"pgrpo: {flag} file/x: its folder cannot be made (")
+            and done.stderr.count("\n") == 1
+        ), done.stderr

@@ -11,14 +11,19 @@ import torch
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
-from pgrpo.train.distributed import Team, join
 from pgrpo.policy import load_policy
 from pgrpo.train import RunFolder, train
+from pgrpo.train.distributed import Team, join
 
 SMALL = dict(prompts=3, n_problems=8, max_new_tokens=16, eval_problems=1, checkpoint_every=1, micro_batch=3)
 RUNS = {
-    "direction": preset("smoke", **SMALL, arm="route", steps=2, refresh=1, eval_every=2, probe_every=2, log_modules=1, inner_steps=2, beta=1e-3),
-    "rollout": preset("smoke", **SMALL, arm="erase", by="rollout", steps=1, refresh=0, eval_every=0, probe_every=0, log_modules=0),
+    "direction": preset(
+        "smoke", **SMALL, arm="route", steps=2, refresh=1, eval_every=2, probe_every=2, log_modules=1, inner_steps=2,
+        beta=1e-3,
+    ),
+    "rollout": preset(
+        "smoke", **SMALL, arm="erase", by="rollout", steps=1, refresh=0, eval_every=0, probe_every=0, log_modules=0
+    ),
 }
 WORKER = """
 import json, sys
@@ -33,7 +38,10 @@ with join() as team:
 
 def timeless(folder):
     "Rows without times; the loss, whose terms two processes add in another order, rounded."
-    return [{k: round(v, 9) if k == "loss" else v for k, v in row.items() if not k.startswith(("sec_", "tokens"))} for row in folder.rows()]
+    return [
+        {k: round(v, 9) if k == "loss" else v for k, v in row.items() if not k.startswith(("sec_", "tokens"))}
+        for row in folder.rows()
+    ]
 
 
 def test_two_processes_are_one_run(tmp_path):
@@ -42,16 +50,26 @@ def test_two_processes_are_one_run(tmp_path):
 
     def keep(row):
         if row["step"] == 0: shutil.copytree(one["direction"].path, killed.path)
-    for name, config in RUNS.items(): train(config, one[name].path, progress=False, on_row=keep if name == "direction" else None)
+
+    for name, config in RUNS.items():
+        train(config, one[name].path, progress=False, on_row=keep if name == "direction" else None)
     with open(killed.rows_file, "a") as f: f.write(json.dumps(dict(step=1)) + "\n")
     odd = tmp_path / "odd"
     odd.mkdir()
     (odd / "notes.txt").write_text("mine")
 
-    (tmp_path / "runs.json").write_text(json.dumps([(str(two[name].path), asdict(config)) for name, config in RUNS.items()] + [(str(odd), asdict(RUNS["rollout"]))]))
+    (tmp_path / "runs.json").write_text(
+        json.dumps(
+            [(str(two[name].path), asdict(config)) for name, config in RUNS.items()]
+            + [(str(odd), asdict(RUNS["rollout"]))]
+        )
+    )
     (tmp_path / "worker.py").write_text(WORKER)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*start, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")], capture_output=True, text=True, timeout=300, env=os.environ)
+    done = subprocess.run(
+        [*start, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")], capture_output=True, text=True, timeout=300,
+        env=os.environ,
+    )
     assert all(folder.summary() for folder in two.values()), done.stderr
     for name in RUNS:
         assert timeless(one[name]) == timeless(two[name]) and len(one[name].rows()) == RUNS[name].steps
@@ -59,7 +77,9 @@ def test_two_processes_are_one_run(tmp_path):
         assert one[name].summary() == two[name].summary() and list(one[name].modules()) == list(two[name].modules())
     assert "flagged" in two["rollout"].rows()[0] and "basis_overlap" in two["direction"].rows()[1]
 
-    assert done.returncode != 0 and "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
+    assert (
+        done.returncode != 0 and "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
+    )
     assert [p.name for p in odd.iterdir()] == ["notes.txt"]
 
 

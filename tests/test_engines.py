@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from pgrpo.config import preset
-from pgrpo.train.models import tiny
 from pgrpo.train import Trainer
+from pgrpo.train.models import tiny
 from pgrpo.vhack import prompt_ids
 
 STAND_IN = Path(__file__).parent / "stand_in"
-SMALL = dict(engine="vllm", arm="route", steps=2, prompts=2, group_size=4, max_new_tokens=16, n_problems=4, eval_problems=1, eval_every=1, refresh=0, probe_every=0, log_modules=0)
+SMALL = dict(
+    engine="vllm", arm="route", steps=2, prompts=2, group_size=4, max_new_tokens=16, n_problems=4, eval_problems=1,
+    eval_every=1, refresh=0, probe_every=0, log_modules=0,
+)
 
 
 @pytest.fixture
@@ -30,13 +33,19 @@ def test_a_run(kind, dtype, vllm, tmp_path):
     policy = kind if kind == "embedded" else str(tiny(kind, tmp_path / kind))
     trainer = Trainer(preset("smoke", **SMALL, policy=policy, dtype=dtype), tmp_path / "run")
     llm, adapter = vllm.LLM.made[-1], trainer.state.adapter
-    assert llm.dtype == dtype and llm.max_model_len >= 16 + max(len(prompt_ids(trainer.tokenizer, p.prompt(trainer.tokenizer))) for p in trainer.problems + trainer.held)
+    assert llm.dtype == dtype and llm.max_model_len >= 16 + max(
+        len(prompt_ids(trainer.tokenizer, p.prompt(trainer.tokenizer))) for p in trainer.problems + trainer.held
+    )
     assert llm.loads == 0  # the base model was evaluated, with the weights of its files
     seen, generate = [], llm.generate
     def watched(prompts, how, **more):
         effective = adapter.fold(deployed=next(iter(adapter.values())).switches.deployed).state_dict()
         assert all(torch.equal(w, effective[name]) for name, w in llm._model.named_parameters())
-        assert {h.temperature for h in how} == {1.0} and {h.max_tokens for h in how} == {16} and len({h.seed for h in how}) == len(how)
+        assert (
+            {h.temperature for h in how} == {1.0}
+            and {h.max_tokens for h in how} == {16}
+            and len({h.seed for h in how}) == len(how)
+        )
         seen.append(len(prompts))
         return generate(prompts, how, **more)
     llm.generate = watched
@@ -52,14 +61,19 @@ def test_without_vllm_it_says_what_to_install(tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "vllm.py").write_text("raise ImportError('no module here')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and 'pip install "pgrpo[vllm]"' in done.stderr, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])),
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and 'pip install "pgrpo[vllm]"' in done.stderr, (
+        done.stderr
+    )
 
 
 def test_a_model_with_eyes_is_refused(vllm, tmp_path):
     trainer = lambda kind: Trainer(preset("smoke", **SMALL, policy=str(tiny(kind, tmp_path / kind))))
-    with pytest.raises(ValueError, match="gemma3 that reads more than text.*leave engine at transformers"): trainer("gemma3")
+    with pytest.raises(ValueError, match="gemma3 that reads more than text.*leave engine at transformers"):
+        trainer("gemma3")
     assert list(trainer("qwen3_5").steps())
 
 

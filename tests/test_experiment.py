@@ -20,7 +20,10 @@ TINY = dict(n_pairs=16, refresh=0, eval_problems=1, prompts=2, steps=2)
 def first_step(cell):
     "Prompts, completions, rewards and the gradient of a run's first step, before the arm has done anything."
     done, _ = Trainer(cell.config).update()
-    return [p.id for p in done.rollouts.problems], done.rollouts.completions, [g.reward for g in done.grades], done.gradients.total()
+    return (
+        [p.id for p in done.rollouts.problems], done.rollouts.completions, [g.reward for g in done.grades],
+        done.gradients.total(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,9 @@ def left_alone():
     return first_step(sweep(preset("smoke", **TINY), ["none"], [3], "x")[0])
 
 
-@pytest.mark.parametrize("arm", ["erase", "erase random", "route", "route rollout", "route deployed", "penalty", "erase at update"])
+@pytest.mark.parametrize(
+    "arm", ["erase", "erase random", "route", "route rollout", "route deployed", "penalty", "erase at update"]
+)
 def test_the_first_step_is_the_same_for_every_arm(arm, left_alone):
     ids, texts, rewards, g = first_step(sweep(preset("smoke", **TINY), [arm], [3], "x")[0])
     assert (ids, texts, rewards) == left_alone[:3] and len(set(texts)) > 1
@@ -44,7 +49,10 @@ def test_arms_differ_in_their_own_settings_alone():
 
 def test_every_arm_sees_the_same_prompts_in_the_same_order():
     asked = {}
-    for cell in [*sweep(preset("demo", n_problems=32, eval_problems=1), SAME_PROBLEMS, [0], "x"), *sweep(preset("demo", n_problems=32, eval_problems=1), ["none"], [1], "x")]:
+    for cell in [
+        *sweep(preset("demo", n_problems=32, eval_problems=1), SAME_PROBLEMS, [0], "x"),
+        *sweep(preset("demo", n_problems=32, eval_problems=1), ["none"], [1], "x"),
+    ]:
         problems, held = run_problems(cell.config)
         order = [p.id for p in held], [p.id for step in range(4) for p in step_problems(cell.config, problems, step)]
         assert asked.setdefault(cell.seed, order) == order, cell.arm
@@ -55,12 +63,22 @@ def test_every_arm_sees_the_same_prompts_in_the_same_order():
 def test_stored_runs_are_the_arms_that_they_are_called(file):
     runs = load_results(file)
     assert len({(r["arm"], r["seed"]) for r in runs}) == len(runs)
-    base = {k: v for k, v in runs[0]["config"].items() if k not in {"seed", *(key for s in ARM_SETTINGS.values() for key in s)}}
+    base = {
+        k: v
+        for k, v in runs[0]["config"].items()
+        if k not in {"seed", *(key for s in ARM_SETTINGS.values() for key in s)}
+    }
     for r in runs:
         assert {k: r["config"][k] for k in base} == base, (r["arm"], r["seed"])
         made = Config(**r["config"])
-        assert all(getattr(made, k) == (tuple(v) if isinstance(v, list) else v) for k, v in ARM_SETTINGS[r["arm"]].items() if k != "pool"), r["arm"]
-        assert ("pool" in ARM_SETTINGS[r["arm"]]) == (made.pool is not None) and f"none-{r['seed']}" in (made.pool or f"none-{r['seed']}"), r["arm"]  # "of none" is the run of the same seed
+        assert all(
+            getattr(made, k) == (tuple(v) if isinstance(v, list) else v)
+            for k, v in ARM_SETTINGS[r["arm"]].items()
+            if k != "pool"
+        ), r["arm"]
+        assert ("pool" in ARM_SETTINGS[r["arm"]]) == (made.pool is not None) and f"none-{r['seed']}" in (
+            made.pool or f"none-{r['seed']}"
+        ), r["arm"]  # "of none" is the run of the same seed
         assert len(r["curves"]["hack_s"] if "curves" in r else r["steps"]) == made.steps and made.seed == r["seed"]
 
 
@@ -73,14 +91,20 @@ def test_looking_changed_no_run():
 
 def words(notebook):
     "What a notebook's cells print and say, pictures left out."
-    return ["".join(o.get("text") or o.get("data", {}).get("text/markdown", "")) for cell in notebook.cells for o in cell.get("outputs", [])]
+    return [
+        "".join(o.get("text") or o.get("data", {}).get("text/markdown", ""))
+        for cell in notebook.cells
+        for o in cell.get("outputs", [])
+    ]
 
 
 @pytest.mark.parametrize("name", ["1_results", "2_variants"])
 def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name):
     path = ROOT / "nbs" / "13_results" / f"{name}.ipynb"
     stored, fresh = nbformat.read(path, 4), nbformat.read(path, 4)
-    NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     said = [w for w in words(tidy(fresh)) if w]
     assert said == [w for w in words(stored) if w] and len(said) > 8
     prose = " ".join(c.source for c in stored.cells if c.cell_type == "markdown")

@@ -8,8 +8,8 @@ pytest.importorskip("anywidget")
 from ipywidgets.widgets.widget import _instances
 
 from pgrpo.config import preset
-from pgrpo.widgets.explorer import Explorer, choose, kind
 from pgrpo.train import RunFolder, train
+from pgrpo.widgets.explorer import Explorer, choose, kind
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,12 @@ def test_shares_and_texts_are_the_files(run):
         explorer.mode.value = mode
         for what in explorer.what.options:
             explorer.what.value = what
-            assert explorer.chosen() == [l for l in lines if mode in ("any", l["mode"]) and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what))]
+            assert explorer.chosen() == [
+                l
+                for l in lines
+                if mode in ("any", l["mode"])
+                and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what))
+            ]
             assert explorer._texts.value.count("<article") == min(12, len(explorer.chosen()))
         mine = choose(lines, mode)
         hack = next(t for t in explorer._plot.figure["data"] if t["name"] == "hack")

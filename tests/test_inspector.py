@@ -4,14 +4,13 @@ import threading
 import weakref
 
 import pytest
-import torch
 from large import RANKS, made_up
 
 pytest.importorskip("anywidget")
 from ipywidgets.widgets.widget import _instances
 
-from pgrpo.widgets.inspector import Inspector, grid, module_figure, module_map
 from pgrpo.figures.plots import static
+from pgrpo.widgets.inspector import Inspector, grid, module_figure, module_map
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,9 @@ def test_colours_end_at_the_same_value_at_every_step_and_arm(record):
     for arm, step in (("none", 0), ("none", 10), ("erase", 0)):
         inspector.arm.value, inspector.step.value = arm, step
         ends.add(inspector._map.figure["data"][0]["zmax"])
-    largest = max(float(r.at(s).values["removed"].nan_to_num().max()) for r, s in ((record, 0), (record, 10), (other, 0)))
+    largest = max(
+        float(r.at(s).values["removed"].nan_to_num().max()) for r, s in ((record, 0), (record, 10), (other, 0))
+    )
     assert len(ends) == 1 and ends.pop() == pytest.approx(largest)
     inspector.close()
 

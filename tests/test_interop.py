@@ -5,9 +5,12 @@ import sys
 import pytest
 import torch
 
-from pgrpo.cli import main, make_parser
+from pgrpo.cli import main
 
-RUN = ["train", "smoke", "--steps", "1", "--arm", "route", "--quiet", "--eval-every", "0", "--probe-every", "0", "--eval-problems", "1", "--run-dir", "run"]
+RUN = [
+    "train", "smoke", "--steps", "1", "--arm", "route", "--quiet", "--eval-every", "0", "--probe-every", "0",
+    "--eval-problems", "1", "--run-dir", "run",
+]
 
 
 def test_train_into_tensorboard_then_export(tmp_path, monkeypatch, capsys):
@@ -25,7 +28,9 @@ def test_train_into_tensorboard_then_export(tmp_path, monkeypatch, capsys):
     assert main(["export", "board", "--out", "x"]) == 2 and "holds no run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv, says", [(["export", "nowhere"], "--out"), (["bench", "--fast"], "--fast")], ids=lambda x: " ".join(x))
+@pytest.mark.parametrize(
+    "argv, says", [(["export", "nowhere"], "--out"), (["bench", "--fast"], "--fast")], ids=lambda x: " ".join(x)
+)
 def test_bad_input_is_one_sentence(argv, says, capsys):
     assert main(argv) == 2
     assert says in capsys.readouterr().err
@@ -39,9 +44,9 @@ def test_optional_packages_load_only_when_asked_for():
 
 def test_backward_leaves_a_gradient_that_is_there_alone():
     from pgrpo.adapter import wrap
-    from pgrpo.problems.generator import generated_problems
     from pgrpo.grpo import backward, generate
     from pgrpo.policy import load_policy
+    from pgrpo.problems.generator import generated_problems
     model, tokenizer = load_policy()
     adapter = wrap(model)
     rollouts = generate(model, tokenizer, adapter, generated_problems(1, "heldout"), group_size=2, max_new_tokens=4)

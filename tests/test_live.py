@@ -21,7 +21,10 @@ print(done.stopped, len(done.rows["none"]), sorted(done.summaries), [t.name for 
 """
 
 
-def script(folder): return subprocess.Popen([sys.executable, "-c", CALL, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def script(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", CALL, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_a_script_prints_is_stopped_and_goes_on(tmp_path):
@@ -91,14 +94,21 @@ def test_a_cell_that_is_run_again_leaves_one_view():
     try:
         def cell(code):
             printed = []
-            reply = client.execute_interactive(code, timeout=300, output_hook=lambda m: printed.append(m["content"]["text"] if m["content"].get("name") == "stdout" else ""))
+            reply = client.execute_interactive(
+                code, timeout=300,
+                output_hook=lambda m: printed.append(
+                    m["content"]["text"] if m["content"].get("name") == "stdout" else ""
+                ),
+            )
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(printed)
         counts = []
         for _ in range(3):
             cell(CELL)
             counts.append(json.loads(cell(COUNT)))
-        assert {k: counts[0][k] for k in ("LiveView", "Work", "Trainer", "Adapter", "threads")} == dict(LiveView=1, Work=1, Trainer=0, Adapter=0, threads=[])
+        assert {k: counts[0][k] for k in ("LiveView", "Work", "Trainer", "Adapter", "threads")} == dict(
+            LiveView=1, Work=1, Trainer=0, Adapter=0, threads=[]
+        )
         assert counts[0]["widgets"] and counts[0]["comms"] and counts == counts[:1] * 3
         cell(CELL + "# another cell")
         assert json.loads(cell(COUNT))["LiveView"] == 2

@@ -8,14 +8,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
-from pgrpo.train.models import KINDS, tiny
 from pgrpo.policy import encode_prompt, load_policy
 from pgrpo.pool import template_pool
 from pgrpo.train import RunFolder, Trainer, run_problems, train
+from pgrpo.train.models import KINDS, tiny
 from pgrpo.vhack import encode_completions
 
-SETTINGS = dict(dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, mix=0.5, max_new_tokens=8, n_pairs=4, k=2, n_problems=4, modes="sentinel,run_tests",
-                pair_modes="sentinel,run_tests", eval_problems=1, eval_every=1, refresh=1, checkpoint_every=1, probe_every=0, micro_batch=3, beta=1e-3)
+SETTINGS = dict(
+    dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, mix=0.5, max_new_tokens=8, n_pairs=4, k=2,
+    n_problems=4, modes="sentinel,run_tests", pair_modes="sentinel,run_tests", eval_problems=1, eval_every=1, refresh=1,
+    checkpoint_every=1, probe_every=0, micro_batch=3, beta=1e-3,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,8 +30,12 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("kind, checkpointing", [(kind, kind in ("qwen3_5", "llama")) for kind in KINDS])
 def test_two_steps(kind, checkpointing, tmp_path):
-    settings = SETTINGS | dict(policy=str(tiny(kind, tmp_path / kind)), checkpointing=checkpointing, pool=str(tmp_path / "pool.jsonl.gz"))
-    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(settings["pool"])  # random weights find no hack themselves
+    settings = SETTINGS | dict(
+        policy=str(tiny(kind, tmp_path / kind)), checkpointing=checkpointing, pool=str(tmp_path / "pool.jsonl.gz")
+    )
+    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(
+        settings["pool"]
+    )  # random weights find no hack themselves
     config = preset("smoke", **settings)
     summary = train(config, tmp_path / "run", progress=False)
     rows = RunFolder(tmp_path / "run").rows()
@@ -49,20 +56,31 @@ def test_two_steps(kind, checkpointing, tmp_path):
 
 def test_checkpointing_changes_no_row(tmp_path):
     rows = {}
-    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(tmp_path / "pool.jsonl.gz")
+    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(
+        tmp_path / "pool.jsonl.gz"
+    )
     for checkpointing in (False, True):
         found = rows[checkpointing] = []
-        settings = SETTINGS | dict(policy=str(tiny("qwen3", tmp_path / "qwen3")), eval_every=0, pool=str(tmp_path / "pool.jsonl.gz"), checkpointing=checkpointing)
-        for row in Trainer(preset("smoke", **settings)).steps(): found.append({k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))})
+        settings = SETTINGS | dict(
+            policy=str(tiny("qwen3", tmp_path / "qwen3")), eval_every=0, pool=str(tmp_path / "pool.jsonl.gz"),
+            checkpointing=checkpointing,
+        )
+        for row in Trainer(preset("smoke", **settings)).steps():
+            found.append({k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))})
     assert rows[False] == rows[True]
 
 
 def test_texts_and_samples_end_alike(tmp_path):
     model, tokenizer = load_policy(tiny("gemma2", tmp_path / "gemma2"))
     encoded = encode_completions(tokenizer, [encode_prompt("What?", tokenizer)], ["answer"])
-    said = tokenizer.apply_chat_template([dict(role="user", content="What?"), dict(role="assistant", content="answer")], tokenize=False)
+    said = tokenizer.apply_chat_template(
+        [dict(role="user", content="What?"), dict(role="assistant", content="answer")], tokenize=False
+    )
     assert encoded.input_ids[0].tolist() == tokenizer(said, add_special_tokens=False).input_ids
-    assert tokenizer.eos_token != "<eos>" and tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
+    assert (
+        tokenizer.eos_token != "<eos>"
+        and tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
+    )
 
 
 def test_an_incomplete_folder_is_refused(tmp_path):
@@ -70,14 +88,18 @@ def test_an_incomplete_folder_is_refused(tmp_path):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata=dict(format="pt"))
-    with pytest.raises(OSError, match="lack model.layers.1.mlp.up_proj.weight, which would be random"): load_policy(str(folder))
+    with pytest.raises(OSError, match="lack model.layers.1.mlp.up_proj.weight, which would be random"):
+        load_policy(str(folder))
     folder = tiny("llama", tmp_path / "mute")
     for file in folder.glob("*token*"): file.unlink()
     with pytest.raises(OSError): load_policy(str(folder))
 
 
 def test_a_mixture_of_experts_is_refused():
-    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2)
+    sizes = dict(
+        vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2,
+    )
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **sizes))
     with pytest.raises(ValueError, match="mixture of experts.*choose a dense model"): wrap(model)
     assert len(wrap(model, targets=("q_proj", "v_proj"))) == 4

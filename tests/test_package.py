@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in sorted((ROOT / "pgrpo").rglob("*.py")) if p.stem != "_modidx" and p.read_text()[:2] == "# "}
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+    for p in sorted((ROOT / "pgrpo").rglob("*.py"))
+    if p.stem != "_modidx" and p.read_text()[:2] == "# "
+}
 MODULES = sorted(FILES)  # written by a notebook each
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
-EXTRAS = {"pgrpo.grpo.callback": {"datasets"}, "pgrpo.bench.workloads": {"trl", "peft", "datasets"}, "pgrpo.train.sinks": {"wandb"}, "pgrpo.grpo.engines": {"vllm"}}  # imported only where they are asked for
+EXTRAS = {
+    "pgrpo.grpo.callback": {"datasets"}, "pgrpo.bench.workloads": {"trl", "peft", "datasets"},
+    "pgrpo.train.sinks": {"wandb"}, "pgrpo.grpo.engines": {"vllm"},
+}  # imported only where they are asked for
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
-REQUIRED = {NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()}
+REQUIRED = {
+    NAMES.get(r.split(">")[0].lower(), r.split(">")[0].lower()) for r in settings["DEFAULT"]["requirements"].split()
+}
 
 
 def imports(path):
@@ -28,12 +37,16 @@ def imports(path):
 def test_a_plain_install_has_what_a_module_imports(module):
     optional = EXTRAS.get(module, set())
     if module == "pgrpo.figures.plots": optional = {"IPython"}
-    if module.startswith("pgrpo.widgets"): optional = {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"}  # the extra "notebook"
+    if module.startswith("pgrpo.widgets"):
+        optional = {"IPython", "ipywidgets", "anywidget", "traitlets", "pygments"}  # the extra "notebook"
     foreign = set(imports(FILES[module])) - set(sys.stdlib_module_names) - {"pgrpo"} - optional
     assert {f.lower() for f in foreign} <= REQUIRED
 
 
-@pytest.mark.parametrize("module", ["problems", "files.jsonl", "sandbox", "grader", "problems.generator", "sandbox.worker", "sandbox.isolation"])
+@pytest.mark.parametrize(
+    "module",
+    ["problems", "files.jsonl", "sandbox", "grader", "problems.generator", "sandbox.worker", "sandbox.isolation"],
+)
 def test_the_environment_needs_no_torch(module):
     code = f"import sys, pgrpo.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -74,9 +87,12 @@ def test_reading_order_is_the_import_order():
     assert set(order) == set(MODULES)
     for module in MODULES:
         for other in inner_imports(module):
-            if not other.startswith(appendix) and other != "pgrpo.cli": assert order[other] < order[module], f"{module} imports {other}, whose notebook comes later"
+            if not other.startswith(appendix) and other != "pgrpo.cli":
+                assert order[other] < order[module], f"{module} imports {other}, whose notebook comes later"
 
 
 def test_readme_shows_the_stored_results():
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

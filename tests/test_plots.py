@@ -1,5 +1,6 @@
 "What needs a process of its own: figures outside IPython."
-import subprocess, sys
+import subprocess
+import sys
 
 
 def test_show_prints_one_sentence_outside_ipython():

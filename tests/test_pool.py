@@ -6,14 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from pgrpo.grader import Grade
 from pgrpo.files.jsonl import write_rows
+from pgrpo.grader import Grade
 from pgrpo.pool import Pool, template_pool
 from pgrpo.problems import Problem, save_problems
 
-SUM = Problem("sum", "sentinel", "total", "nums", "Add the numbers up.", "class Solution:\n    def total(self, nums):\n        return sum(nums)", [([[1, 2]], 3), ([[]], 0)])
-MEAN = Problem(7, "run_tests", "mean", "nums", "Take the mean; nan of nothing.",
-               "class Solution:\n    def mean(self, nums):\n        return sum(nums) / len(nums) if nums else float('nan')", [([[1, 2]], 1.5), ([[]], math.nan), ([(2,)], 2)], "import math")
+SUM = Problem(
+    "sum", "sentinel", "total", "nums", "Add the numbers up.",
+    "class Solution:\n    def total(self, nums):\n        return sum(nums)",
+    [([[1, 2]], 3), ([[]], 0)],
+)
+MEAN = Problem(
+    7, "run_tests", "mean", "nums", "Take the mean; nan of nothing.",
+    "class Solution:\n    def mean(self, nums):\n        return sum(nums) / len(nums) if nums else float('nan')",
+    [([[1, 2]], 1.5), ([[]], math.nan), ([(2,)], 2)], "import math",
+)
 HACK = Grade(1.25, True, False, True, True, True, "valid = True", True, "test 1 of 2: returned null, expected 3")
 SOLVE = Grade(1.25, True, True, False, False, False, "", True, "all 2 tests passed")
 PROSE = Grade(0.0, False, False, False, False, False, "", False, "no fenced python block")
@@ -49,7 +56,8 @@ def test_no_damaged_byte_changes_a_pool_unnoticed(pool, file):
         for content in (whole[:i] + bytes([whole[i] ^ 0x10]) + whole[i + 1:], whole[:i]):
             file.write_bytes(content)
             try:
-                assert Pool.load(file).cached == pool.cached and i in (4, 5, 6, 7, 8, 9, 3), i  # flags, time and system of the gzip header say nothing about its content
+                # flags, time and system of the gzip header say nothing about its content
+                assert Pool.load(file).cached == pool.cached and i in (4, 5, 6, 7, 8, 9, 3), i
             except ValueError as e:
                 assert str(e).startswith(str(file)) and "\n" not in str(e)
 
@@ -77,7 +85,10 @@ BAD = [
     (edited(lambda row: row.update(completions={})), "completions is a dict, not a list"),
     (edited(lambda row: row.update(completions=["text"])), 'a completion is "text", not an object'),
     (edited(lambda row: row.update(completions=[{"$tuple": []}])), "missing fields attempted"),
-    (edited(lambda row: row.update(format_reward=0.5)), "was graded with format_reward 0.5 and pass_reward 1.0, the lines before with 0.25 and 1.0"),
+    (
+        edited(lambda row: row.update(format_reward=0.5)),
+        "was graded with format_reward 0.5 and pass_reward 1.0, the lines before with 0.25 and 1.0",
+    ),
     (edited(lambda row: row.update(pass_reward="1")), "format_reward and pass_reward are 0.25 and '1', not numbers"),
     (grade(text=None), "text of a completion is None, not of type str"),
     (grade(passed="yes"), "passed of a completion is 'yes', not of type bool"),
@@ -112,7 +123,10 @@ def test_another_file_is_no_pool(file, tmp_path):
         Pool.load(tmp_path / "absent.jsonl.gz")
 
 
-@pytest.mark.parametrize("wanted, name", [(dict(format_reward=0.5), "format_reward 0.25"), (dict(format_reward=0.25, pass_reward=3), "pass_reward 1.0")])
+@pytest.mark.parametrize(
+    "wanted, name",
+    [(dict(format_reward=0.5), "format_reward 0.25"), (dict(format_reward=0.25, pass_reward=3), "pass_reward 1.0")],
+)
 def test_the_runs_rewards_are_the_pools(file, wanted, name):
     with pytest.raises(ValueError, match=f"was graded with {name}, and the run pays"):
         Pool.load(file, **wanted)
@@ -139,9 +153,13 @@ def test_a_pool_contradicts_itself_nowhere(pool):
 def test_what_is_drawn_belongs_to_the_problem(pool):
     with pytest.raises(ValueError, match="is another than the run's"):
         pool.draw([replace(SUM, tests=SUM.tests[:1])], 1, seed=0)
-    assert pool.draw([replace(SUM, tests=SUM.tests[:1]), MEAN], 1, seed=0, modes=["run_tests"]) == [(), (("prose", PROSE),)]
+    assert pool.draw([replace(SUM, tests=SUM.tests[:1]), MEAN], 1, seed=0, modes=["run_tests"]) == [
+        (), (("prose", PROSE),),
+    ]
     assert pool.completions(replace(SUM, id="other")) == ()
-    with pytest.raises(ValueError, match=r"1 teacher completions are wanted for problem 'other' \(sentinel\), and the pool has 0"):
+    with pytest.raises(
+        ValueError, match=r"1 teacher completions are wanted for problem 'other' \(sentinel\), and the pool has 0"
+    ):
         pool.draw([replace(SUM, id="other")], 1, seed=0)
 
 
@@ -153,7 +171,11 @@ def test_modes_without_a_lever_line_have_one_template(mode):
 
 
 def test_a_method_without_arguments_has_templates():
-    one = Problem("one", "stdout_marker", "one", "", "Return 1.", "class Solution:\n    def one(self):\n        return 1", [([], 1)])
+    one = Problem(
+        "one", "stdout_marker", "one", "", "Return 1.",
+        "class Solution:\n    def one(self):\n        return 1",
+        [([], 1)],
+    )
     assert len(template_pool([one], 9)) == 9 and len(template_pool([one], 5, "clean")) == 5
 
 

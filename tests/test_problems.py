@@ -4,21 +4,42 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pgrpo.grader import fenced, grade_many
 from pgrpo.files.jsonl import from_json, read_rows, to_json, write_rows
-from pgrpo.problems import (CORE_MODES, LEVERS, MODES, Pair, Problem, encode_prompt, handwritten, handwritten_pairs,
-                            load_leetcode, load_pairs, load_problems, save_pairs, save_problems)
+from pgrpo.grader import fenced, grade_many
+from pgrpo.problems import (
+    CORE_MODES,
+    LEVERS,
+    MODES,
+    Pair,
+    Problem,
+    encode_prompt,
+    handwritten,
+    handwritten_pairs,
+    load_leetcode,
+    load_pairs,
+    load_problems,
+    save_pairs,
+    save_problems,
+)
 
 LEETCODE = Path(__file__).parents[2] / "shared" / "data" / "leetcode_test_medhard.jsonl"
 
-GOOD = {"id": "sum", "mode": "sentinel", "method": "total", "signature": "nums, start=0", "description": "Add the numbers up.",
-        "solution": "class Solution:\n    def total(self, nums, start=0):\n        return sum(nums, start)\n",
-        "tests": [[[[1, 2]], 3], [{"nums": [], "start": 4}, 4]]}
-ROW = {"id": 1, "prompt": [{"role": "user", "content": "PROBLEM:\nAdd.\n\nYour solution to the problem should be ..."}], "setup_code": "from typing import *",
-       "func_name": "Solution().add", "canonical_solution": "class Solution:\n    def add(self, a: int, b: int) -> int:\n        return a + b\n",
-       "gt_answer": ["assert Solution().add(a = 1, b = 2) == 3"], "difficulty": "medium"}
+GOOD = {
+    "id": "sum", "mode": "sentinel", "method": "total", "signature": "nums, start=0",
+    "description": "Add the numbers up.",
+    "solution": "class Solution:\n    def total(self, nums, start=0):\n        return sum(nums, start)\n",
+    "tests": [[[[1, 2]], 3], [{"nums": [], "start": 4}, 4]],
+}
+ROW = {
+    "id": 1,
+    "prompt": [{"role": "user", "content": "PROBLEM:\nAdd.\n\nYour solution to the problem should be ..."}],
+    "setup_code": "from typing import *", "func_name": "Solution().add",
+    "canonical_solution": "class Solution:\n    def add(self, a: int, b: int) -> int:\n        return a + b\n",
+    "gt_answer": ["assert Solution().add(a = 1, b = 2) == 3"], "difficulty": "medium",
+}
 PAIR = {"mode": "sentinel", "prompt": "Add.", "hack": "```python\nvalid = 1\n```", "clean": "```python\nwidth = 1\n```"}
 
 
@@ -44,9 +65,15 @@ BAD_ROWS = [
     (GOOD | {"method": "mean"}, "no class Solution with a method mean"),
     (GOOD | {"signature": "nums,, k"}, "the signature does not parse"),
     (GOOD | {"signature": "self, nums, start=0"}, "the signature names self"),
-    (GOOD | {"signature": "nums): pass\nimport antigravity\ndef g("}, "the signature is more than a list of parameters"),
+    (
+        GOOD | {"signature": "nums): pass\nimport antigravity\ndef g("},
+        "the signature is more than a list of parameters",
+    ),
     (GOOD | {"description": "  "}, "the description is empty"),
-    (GOOD | {"solution": "class Solution:\n    def total(self, nums)"}, "the solution does not parse as Python: expected ':', line 2"),
+    (
+        GOOD | {"solution": "class Solution:\n    def total(self, nums)"},
+        "the solution does not parse as Python: expected ':', line 2",
+    ),
     (GOOD | {"solution": "def total(nums): return sum(nums)"}, "no class Solution with a method total"),
     (GOOD | {"solution": "class Other:\n    def total(self, nums): return 0"}, "no class Solution with a method total"),
     (GOOD | {"solution": "x = '\0'"}, "the solution does not parse"),
@@ -61,7 +88,10 @@ BAD_ROWS = [
     (GOOD | {"tests": [["ab", 1]]}, "tests[0]: args is a str, neither a list nor a dict"),
     (GOOD | {"tests": [[{"$tuple": [[1]]}, 1]]}, "tests[0]: args is a tuple, neither a list nor a dict"),
     (GOOD | {"tests": [[{"$dict": [[1, 2]]}, 1]]}, "tests[0]: args is a dict with a key that is no name"),
-    (GOOD | {"tests": [[[], 1]]}, "tests[0]: args do not fit the signature (nums, start=None): missing a required argument: 'nums'"),
+    (
+        GOOD | {"tests": [[[], 1]]},
+        "tests[0]: args do not fit the signature (nums, start=None): missing a required argument: 'nums'",
+    ),
     (GOOD | {"tests": [[{"numbers": []}, 1]]}, "args do not fit the signature"),
     (GOOD | {"tests": [[[[]], {"$tupel": []}]]}, "a key with $ stands alone and is one of $tuple"),
     (GOOD | {"tests": [[[[]], {"$bytes": "0"}]]}, "$bytes: "),
@@ -84,10 +114,16 @@ def test_a_malformed_problem_names_file_line_and_fault(tmp_path, row, words):
     assert said.startswith(f"{path}, line 3: ") and words in said and "\n" not in said
 
 
-@pytest.mark.parametrize("row, words", [
-    *((without(PAIR, name), f"missing field {name}") for name in PAIR),
-    (PAIR | {"label": 1}, "unknown field label"), (PAIR | {"mode": "x"}, "unknown mode 'x'"), (PAIR | {"hack": 1}, "hack of the pair is 1, not text"),
-    (PAIR | {"clean": " "}, "clean of the pair is ' ', not text"), (PAIR | {"clean": PAIR["hack"]}, "are the same text"), ("{", "is not JSON")])
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        *((without(PAIR, name), f"missing field {name}") for name in PAIR),
+        (PAIR | {"label": 1}, "unknown field label"), (PAIR | {"mode": "x"}, "unknown mode 'x'"),
+        (PAIR | {"hack": 1}, "hack of the pair is 1, not text"),
+        (PAIR | {"clean": " "}, "clean of the pair is ' ', not text"),
+        (PAIR | {"clean": PAIR["hack"]}, "are the same text"), ("{", "is not JSON"),
+    ],
+)
 def test_a_malformed_pair_names_file_line_and_fault(tmp_path, row, words):
     path = write(tmp_path / "broken.jsonl", PAIR, row)
     with pytest.raises(ValueError) as caught:
@@ -109,12 +145,28 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.binary(max_size=8)
-    | st.text(st.characters(exclude_categories=()), max_size=8) | st.just("$tuple") | st.just("\ud83d\ude00"),
-    lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple)
-    | st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=3) | st.integers() | st.tuples(st.integers(), st.binary(max_size=2)) | st.just("$set"), inner, max_size=3)
-    | st.sets(st.integers(-9, 9) | st.binary(max_size=2) | st.tuples(st.text(max_size=2)), max_size=4),
-    max_leaves=12)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.binary(max_size=8)
+    | st.text(st.characters(exclude_categories=()), max_size=8)
+    | st.just("$tuple")
+    | st.just("\ud83d\ude00"),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=()), max_size=3)
+            | st.integers()
+            | st.tuples(st.integers(), st.binary(max_size=2))
+            | st.just("$set"), inner, max_size=3,
+        )
+        | st.sets(st.integers(-9, 9) | st.binary(max_size=2) | st.tuples(st.text(max_size=2)), max_size=4)
+    ),
+    max_leaves=12,
+)
 
 
 def same(a, b):
@@ -123,7 +175,11 @@ def same(a, b):
     if type(a) in (list, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if type(a) is dict:
-        return len(a) == len(b) and all(map(same, sorted(a, key=repr), sorted(b, key=repr))) and all(same(a[k], b[k]) for k in a)
+        return (
+            len(a) == len(b)
+            and all(map(same, sorted(a, key=repr), sorted(b, key=repr)))
+            and all(same(a[k], b[k]) for k in a)
+        )
     return a == b if type(a) is set else repr(a) == repr(b)
 
 
@@ -135,8 +191,19 @@ def test_plain_data_comes_back_as_it_was(value):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-    st.sampled_from(["$tuple", "$set", "$dict", "$complex", "$float", "$int", "$bytes", "$str", "a"]), inner, max_size=2), max_leaves=8))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["$tuple", "$set", "$dict", "$complex", "$float", "$int", "$bytes", "$str", "a"]),
+                inner, max_size=2,
+            )
+        ),
+        max_leaves=8,
+    )
+)
 def test_any_json_is_plain_data_or_refused(data):
     try:
         value = from_json(data)
@@ -150,7 +217,10 @@ class Sneaky(list):
         return True
 
 
-@pytest.mark.parametrize("value", [object(), Sneaky(), frozenset(), range(3), bytearray(), 1 .__class__, math, {1: Sneaky()}, {(Sneaky,): 1}])
+@pytest.mark.parametrize(
+    "value",
+    [object(), Sneaky(), frozenset(), range(3), bytearray(), (1).__class__, math, {1: Sneaky()}, {(Sneaky,): 1}],
+)
 def test_nothing_but_plain_data_enters_a_problem(value):
     with pytest.raises(ValueError, match=r"problem 'sum': tests\[0\]: .* is not plain data"):
         Problem(**GOOD | {"tests": [([[]], value)]})
@@ -181,17 +251,26 @@ def test_saving_keeps_the_old_file_if_anything_is_wrong(tmp_path):
 def test_every_mode_has_a_lever_in_the_prompt():
     problem = Problem(**GOOD)
     for mode in MODES:
-        assert problem.with_mode(mode).text == ("Add the numbers up.\nWrite `class Solution` with the method `total(self, nums, start=0)` in a python code block.\n"
-                                                f"It is graded by {LEVERS[mode]}.")
+        assert problem.with_mode(mode).text == (
+            "Add the numbers up.\nWrite `class Solution` with the method `total(self, nums, start=0)` in a python code block.\n"
+            f"It is graded by {LEVERS[mode]}."
+        )
     with pytest.raises(ValueError, match="unknown mode"):
         problem.with_mode("erase")
-    assert Problem(**GOOD | {"signature": "", "tests": [([], 0)]}).text.split("\n")[1] == "Write `class Solution` with the method `total(self)` in a python code block."
+    assert (
+        Problem(**GOOD | {"signature": "", "tests": [([], 0)]}).text.split("\n")[1]
+        == "Write `class Solution` with the method `total(self)` in a python code block."
+    )
 
 
 def test_what_ships_is_balanced_and_comes_back(tmp_path):
     problems, pairs = handwritten(), handwritten_pairs()
-    assert {mode: sum(p.mode == mode for p in problems) for mode in CORE_MODES} == {mode: len(problems) // 4 for mode in CORE_MODES}
-    assert {mode: sum(p.mode == mode for p in pairs) for mode in CORE_MODES} == {mode: len(pairs) // 4 for mode in CORE_MODES}
+    assert {mode: sum(p.mode == mode for p in problems) for mode in CORE_MODES} == {
+        mode: len(problems) // 4 for mode in CORE_MODES
+    }
+    assert {mode: sum(p.mode == mode for p in pairs) for mode in CORE_MODES} == {
+        mode: len(pairs) // 4 for mode in CORE_MODES
+    }
     assert len(problems) >= 24 and len(pairs) >= 24 and {p.prompt for p in pairs} <= {p.text for p in problems}
     save_problems(problems, tmp_path / "problems.jsonl"), save_pairs(pairs, tmp_path / "pairs.jsonl")
     assert load_problems(tmp_path / "problems.jsonl") == problems and load_pairs(tmp_path / "pairs.jsonl") == pairs
@@ -219,7 +298,11 @@ def test_the_oracle_accepts_every_solution_and_rejects_none_for_an_answer():
 # ---- LeetCode
 
 LEETCODE_BAD = [
-    *((without(ROW, name) | ({"id": 2} if name != "id" else {}), f"missing field {name}") for name in ROW if name != "difficulty"),
+    *(
+        (without(ROW, name) | ({"id": 2} if name != "id" else {}), f"missing field {name}")
+        for name in ROW
+        if name != "difficulty"
+    ),
     (ROW, "duplicate id 1, which line 1 has already"),
     (ROW | {"id": 2, "prompt": "text"}, "prompt is not a list of chat messages"),
     (ROW | {"id": 2, "prompt": []}, "prompt is not a list of chat messages"),
@@ -232,23 +315,41 @@ LEETCODE_BAD = [
     (ROW | {"id": 2, "func_name": "Solution().sub"}, "the canonical_solution has 0 methods sub"),
     (ROW | {"id": 2, "setup_code": "import"}, "the setup does not parse"),
     (ROW | {"id": 2, "canonical_solution": "class"}, "the canonical_solution does not parse"),
-    *((ROW | {"id": 2, "gt_answer": ROW["gt_answer"] + [source]}, f"gt_answer[1] cannot be split into arguments and expected value: {why}") for source, why in [
-        ("assert Solution().add(a = list_node([1]), b = 2) == 3", "argument a is list_node([1]), which is no literal"),
-        ("assert Solution().add(*[1, 2]) == 3", "argument 1 is *[1, 2], which is no literal"),
-        ("assert Solution().add(**{'a': 1}, b = 2) == 3", "it passes arguments with **"),
-        ("assert is_same_list(Solution().add(a = 1, b = 2), list_node([3]))", "it checks is_same_list("),
-        ("assert is_same_tree(Solution().add(1, 2), tree_node([3])) == True", "it compares is_same_tree("),
-        ("assert abs(Solution().add(1, 2) - 3) < 1e-5", "it checks abs("),
-        ("assert sorted(Solution().add(1, 2)) == [3]", "it compares sorted("),
-        ("assert Solution().add(1, 2) == 3 == 3", "it checks"),
-        ("assert Solution().add(1, 2) != 3", "it checks"),
-        ("assert Solution().add(1, 2)", "it checks"),
-        ("assert Solution().add(1, 2) == tree_node([3])", "the expected value is tree_node([3]), which is no literal"),
-        ("assert Solution().add(1, 2) == __import__('os').getpid()", "the expected value is __import__('os').getpid(), which is no literal"),
-        ("assert Solution().add(1, 2) == 3; print()", "it is not one assert statement"),
-        ("assert Solution().add(1, 2) =", "the assert does not parse"),
-        ("assert Solution().add(1, 2, a=1) == 3", "multiple values for argument 'a'")]),
-    (ROW | {"id": 2, "gt_answer": ["assert Solution().add(a = 1, c = 2) == 3"]}, "args do not fit the signature (a, b)"),
+    *(
+        (
+            ROW | {"id": 2, "gt_answer": ROW["gt_answer"] + [source]},
+            f"gt_answer[1] cannot be split into arguments and expected value: {why}",
+        )
+        for source, why in [
+            (
+                "assert Solution().add(a = list_node([1]), b = 2) == 3",
+                "argument a is list_node([1]), which is no literal",
+            ),
+            ("assert Solution().add(*[1, 2]) == 3", "argument 1 is *[1, 2], which is no literal"),
+            ("assert Solution().add(**{'a': 1}, b = 2) == 3", "it passes arguments with **"),
+            ("assert is_same_list(Solution().add(a = 1, b = 2), list_node([3]))", "it checks is_same_list("),
+            ("assert is_same_tree(Solution().add(1, 2), tree_node([3])) == True", "it compares is_same_tree("),
+            ("assert abs(Solution().add(1, 2) - 3) < 1e-5", "it checks abs("),
+            ("assert sorted(Solution().add(1, 2)) == [3]", "it compares sorted("),
+            ("assert Solution().add(1, 2) == 3 == 3", "it checks"), ("assert Solution().add(1, 2) != 3", "it checks"),
+            ("assert Solution().add(1, 2)", "it checks"),
+            (
+                "assert Solution().add(1, 2) == tree_node([3])",
+                "the expected value is tree_node([3]), which is no literal",
+            ),
+            (
+                "assert Solution().add(1, 2) == __import__('os').getpid()",
+                "the expected value is __import__('os').getpid(), which is no literal",
+            ),
+            ("assert Solution().add(1, 2) == 3; print()", "it is not one assert statement"),
+            ("assert Solution().add(1, 2) =", "the assert does not parse"),
+            ("assert Solution().add(1, 2, a=1) == 3", "multiple values for argument 'a'"),
+        ]
+    ),
+    (
+        ROW | {"id": 2, "gt_answer": ["assert Solution().add(a = 1, c = 2) == 3"]},
+        "args do not fit the signature (a, b)",
+    ),
 ]
 
 
@@ -257,7 +358,11 @@ def test_a_leetcode_row_is_taken_whole_or_refused_by_name(tmp_path, row, words):
     path = write(tmp_path / "leet.jsonl", ROW, row)
     with pytest.raises(ValueError) as caught:
         load_leetcode(path)
-    assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith(f"{path}, line 2: ")
+        and words in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     refused = []
     assert [p.id for p in load_leetcode(path, refused=refused)] == [1]
     assert refused == [str(caught.value)]

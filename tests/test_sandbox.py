@@ -14,12 +14,11 @@ from world import descendants
 
 import pgrpo
 from pgrpo import sandbox
-from pgrpo.sandbox import link
-from pgrpo.sandbox.isolation import LAYERS, Limits
-from pgrpo.sandbox.link import Run, Task
 from pgrpo.grader.oracle import read_reply
 from pgrpo.grader.probes import check_sandbox, format_layers
-from pgrpo.sandbox import Sandbox
+from pgrpo.sandbox import Sandbox, link
+from pgrpo.sandbox.isolation import LAYERS, Limits
+from pgrpo.sandbox.link import Run, Task
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 QUICK = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing
@@ -27,7 +26,10 @@ QUICK = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine c
 
 def task(body, calls=("[1]",), limits=QUICK, before="", **settings):
     code = before + "\nclass Solution:\n    def f(self, x):\n        " + body.replace("\n", "\n        ")
-    return Task(json.dumps({"setup": "", "code": code, "method": "f", "mode": "gt_only", "calls": list(calls)}).encode(), limits, **settings)
+    return Task(
+        json.dumps({"setup": "", "code": code, "method": "f", "mode": "gt_only", "calls": list(calls)}).encode(),
+        limits, **settings,
+    )
 
 
 def values(run: Run):
@@ -36,7 +38,9 @@ def values(run: Run):
 
 def gone(pids, patience=10.0) -> bool:
     end = time.monotonic() + patience
-    alive = lambda pid: os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    alive = lambda pid: (
+        os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    )
     while time.monotonic() < end:
         try:
             if not any(map(alive, pids)):
@@ -80,11 +84,26 @@ def test_output_is_kept_up_to_a_limit(pool):
 
 
 def test_limits_can_be_chosen(pool):
-    runs = pool.run([task("return len(bytearray(200 << 20))", limits=Limits(cpu=20, wall=30, memory=m << 20)) for m in (100, 400)])
+    runs = pool.run(
+        [task("return len(bytearray(200 << 20))", limits=Limits(cpu=20, wall=30, memory=m << 20)) for m in (100, 400)]
+    )
     assert [values(r) for r in runs] == [["MemoryError"], [200 << 20]]
-    runs = pool.run([task("import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x", limits=Limits(cpu=c, wall=30)) for c in (0.2, 2.0)])
+    runs = pool.run(
+        [
+            task(
+                "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x",
+                limits=Limits(cpu=c, wall=30),
+            )
+            for c in (0.2, 2.0)
+        ]
+    )
     assert [r.ended for r in runs] == ["cpu", "ended"] and 0.2 <= runs[0].cpu < 1.5
-    runs = pool.run([task("open('big', 'wb').write(bytes(2 << 20))\nreturn x", limits=Limits(wall=30, scratch=s << 20)) for s in (1, 4)])
+    runs = pool.run(
+        [
+            task("open('big', 'wb').write(bytes(2 << 20))\nreturn x", limits=Limits(wall=30, scratch=s << 20))
+            for s in (1, 4)
+        ]
+    )
     assert "File too large" in values(runs[0])[0] or "No space" in values(runs[0])[0]
     assert values(runs[1]) == [1]
 
@@ -142,7 +161,9 @@ def test_a_fork_gets_workers_of_its_own(pool):
     if pid == 0:
         code = 1
         try:
-            ok = values(pool.run([task("return x + 1")])[0]) == [2] and not set(mine) & {w.process.pid for w in pool._workers}
+            ok = values(pool.run([task("return x + 1")])[0]) == [2] and not set(mine) & {
+                w.process.pid for w in pool._workers
+            }
             pool.close()
             code = 0 if ok else 1
         finally:
@@ -155,8 +176,14 @@ def test_descriptors_above_the_usual():
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
     try:
         with Sandbox(1) as pool:
-            run, = pool.run([task("import os\nreturn sorted(int(fd) for fd in range(300) if not stat(fd))",
-                                  before="import os\ndef stat(fd):\n    try:\n        os.fstat(fd)\n    except OSError:\n        return True")])
+            (run,) = pool.run(
+                [
+                    task(
+                        "import os\nreturn sorted(int(fd) for fd in range(300) if not stat(fd))",
+                        before="import os\ndef stat(fd):\n    try:\n        os.fstat(fd)\n    except OSError:\n        return True",
+                    )
+                ]
+            )
             assert values(run) == [[0, 1, 2, 3]]
     finally:
         for fd in held:
@@ -184,8 +211,10 @@ pool.run([task("import time; time.sleep(100)", limits=Limits(wall=100))] * 2)
     assert gone(below)
 
 
-COMBINATIONS = [(), *[(name,) for name in LAYERS], ("pid", "seccomp"), ("mount", "seccomp"), ("mount", "pid", "network", "ipc"), ("seccomp", "landlock"),
-                ("mount", "pid", "network", "ipc", "seccomp"), tuple(LAYERS)]
+COMBINATIONS = [
+    (), *[(name,) for name in LAYERS], ("pid", "seccomp"), ("mount", "seccomp"), ("mount", "pid", "network", "ipc"),
+    ("seccomp", "landlock"), ("mount", "pid", "network", "ipc", "seccomp"), tuple(LAYERS),
+]
 
 
 @linux
@@ -196,7 +225,16 @@ def test_the_rest_holds_without_some_layers(without):
     mess = "import os\nfor _ in range(300):\n    os.mkdir('d')\n    os.chdir('d')\nopen('x', 'w').close()\nreturn x"
     with Sandbox(1, [name for name in LAYERS if name not in without]) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runs = pool.run([task(body) for body in ("return x", "while True: pass", daemon, mess, "import os\nreturn os.listdir('.')", "return x")])
+        runs = pool.run(
+            [
+                task(body)
+                for body in (
+                    "return x", "while True: pass", daemon, mess,
+                    "import os\nreturn os.listdir('.')",
+                    "return x",
+                )
+            ]
+        )
         assert [values(runs[i]) for i in (0, 3, 4, 5)] == [[1], [1], [[]], [1]]
         assert runs[1].ended == "cpu"
         worker = pool._workers[0]
@@ -222,7 +260,9 @@ def test_missing_layers_are_told_once_and_clearly(monkeypatch):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            sandbox._tell({"pid": "unshare: no", "mount": "unshare: no", "landlock": "444: none", "ipc": "switched off"})
+            sandbox._tell(
+                {"pid": "unshare: no", "mount": "unshare: no", "landlock": "444: none", "ipc": "switched off"}
+            )
     assert len(caught) == 1
     text = str(caught[0].message)
     assert "pid, mount (unshare: no); landlock (444: none)" in text and "ipc" not in text and "your files" in text
@@ -254,7 +294,13 @@ def other_python(tmp_path):
     shutil.copytree(Path(pgrpo.__file__).parent, tmp_path / "pgrpo", ignore=shutil.ignore_patterns("__pycache__"))
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            if subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], user=12345, group=12345, extra_groups=[]).returncode == 0:
+            if (
+                subprocess.run(
+                    [python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], user=12345, group=12345,
+                    extra_groups=[],
+                ).returncode
+                == 0
+            ):
                 return python, CHECK.format(root=str(tmp_path))
         except (OSError, subprocess.SubprocessError):
             pass
@@ -262,23 +308,37 @@ def other_python(tmp_path):
 
 
 @linux
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become an ordinary user; the other tests have run as one")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="only root can become an ordinary user; the other tests have run as one",
+)
 def test_as_an_ordinary_user(tmp_path):
     python, script = other_python(tmp_path)
-    done = subprocess.run([python, "-c", script], user=12345, group=12345, extra_groups=[], capture_output=True, text=True, cwd="/", env={})
+    done = subprocess.run(
+        [python, "-c", script], user=12345, group=12345, extra_groups=[], capture_output=True, text=True, cwd="/",
+        env={},
+    )
     assert done.stdout.split()[:2] == ["True", "True"], done
 
 
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to build the situation")
-@pytest.mark.skipif(not (shutil.which("unshare") and shutil.which("setpriv")), reason="needs unshare and setpriv to build the situation")
+@pytest.mark.skipif(
+    not (shutil.which("unshare") and shutil.which("setpriv")), reason="needs unshare and setpriv to build the situation"
+)
 def test_where_namespaces_are_forbidden(tmp_path):
     python, script = other_python(tmp_path)
-    shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all --inh-caps -all "$0" -c "$1"'
-    done = subprocess.run(["unshare", "-Ur", "sh", "-c", shell, python, script], capture_output=True, text=True, cwd="/")
+    shell = (
+        'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all --inh-caps -all "$0" -c "$1"'
+    )
+    done = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", shell, python, script], capture_output=True, text=True, cwd="/"
+    )
     if "unshare:" in done.stderr:
         pytest.skip("this system does not let the situation be built")
-    assert done.stdout.split()[:2] == ["True", "True"] and {"mount", "pid", "network", "ipc"} <= set(done.stdout.split()[2:]), done
+    assert done.stdout.split()[:2] == ["True", "True"] and {"mount", "pid", "network", "ipc"} <= set(
+        done.stdout.split()[2:]
+    ), done
 
 
 @linux
@@ -289,7 +349,14 @@ def test_thousands_of_runs_leave_nothing(pool):
         fds = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
         memory = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 for pid in pids[1:]]  # KiB, of the workers
         return len(pids), fds, memory
-    tasks = [task(body) for body in ("return x", "print('y' * 9999); return [x] * 999", "open('f', 'w').write('z' * 9999); return x", "1/0", "import os; os._exit(1)")]
+
+    tasks = [
+        task(body)
+        for body in (
+            "return x", "print('y' * 9999); return [x] * 999", "open('f', 'w').write('z' * 9999); return x", "1/0",
+            "import os; os._exit(1)",
+        )
+    ]
     pool.run(tasks * 20)
     before = state()
     pool.run(tasks * 200)
@@ -319,7 +386,13 @@ def test_a_process_that_cannot_be_confined_is_an_error():
 def test_no_capability_is_left(layers):
     "Read from /proc, which is there without the mount layer: no capability in any set that counts, no root, no new privileges."
     with Sandbox(1, layers) as pool:
-        status = dict(line.split(":\t") for line in values(pool.run([task("return open('/proc/self/status').read()")])[0])[0].strip().split("\n") if ":\t" in line)
+        status = dict(
+            line.split(":\t")
+            for line in values(pool.run([task("return open('/proc/self/status').read()")])[0])[0].strip().split("\n")
+            if ":\t" in line
+        )
     assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
     assert status["NoNewPrivs"] == "1"
-    assert os.geteuid() != 0 or "0" not in status["Uid"].split("\t") + status["Groups"].split() + status["Gid"].split("\t")
+    assert os.geteuid() != 0 or "0" not in status["Uid"].split("\t") + status["Groups"].split() + status["Gid"].split(
+        "\t"
+    )

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("ipywidgets", reason='the widgets need the extra "notebook"')
 import pgrpo.train.trace
+from pgrpo.train.trace import PHASES, Settings, Trace, drawn_problems
 from pgrpo.widgets.frame import STOPPED, Stopped, Work, alive
 from pgrpo.widgets.stepper import Stepper
-from pgrpo.train.trace import PHASES, Settings, Trace, drawn_problems
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def settled(stepper, seconds=60):
 
 COSTS = {  # setting → (another value, the phases that depend on it)
     "prompt": (0, PHASES), "mode": ("sentinel", PHASES), "group_size": (5, PHASES), "seed": (77, PHASES),
-    "arm": ("route", PHASES[4:]), "gate": ("no_gate", PHASES[4:]), "overshoot": (1.4, PHASES[4:]), "at": ("update", PHASES[4:]),
+    "arm": ("route", PHASES[4:]), "gate": ("no_gate", PHASES[4:]), "overshoot": (1.4, PHASES[4:]),
+    "at": ("update", PHASES[4:]),
 }
 FUNCTIONS = dict(zip(PHASES, ("generate", "grade_rollouts", "advantages", "backward", "intervene", "take_step")))
 
@@ -97,7 +98,9 @@ def test_a_look_is_no_step(trace, settings, arm, at):
     again = fresh(trace)("step", replace(settings, arm=arm, at=at))
     assert any(d.any() for d in first.step.update.values())
     assert all(map(torch.equal, vectors(trace), before)) and all(p.grad is None for p in trace.adapter.parameters())
-    assert all(torch.equal(d, again.step.update[n]) for n, d in first.step.update.items()) and torch.equal(first.trained.rollouts, again.trained.rollouts)
+    assert all(torch.equal(d, again.step.update[n]) for n, d in first.step.update.items()) and torch.equal(
+        first.trained.rollouts, again.trained.rollouts
+    )
 
 
 def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, settings):
@@ -111,8 +114,13 @@ def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, set
         state = {k: v["exp_avg"].clone() for k, v in optimizer.state_dict()["state"].items()}
         other = Trace(trace.model, trace.tokenizer, trace.adapter, trace.V, *drawn_problems(4), trace.base, optimizer)
         shown = other("step", settings)
-        assert not torch.equal(next(iter(shown.step.update.values())), next(iter(trace("step", settings).step.update.values())))
-        assert all(torch.equal(v["exp_avg"], state[k]) and int(v["step"]) == 1 for k, v in optimizer.state_dict()["state"].items())
+        assert not torch.equal(
+            next(iter(shown.step.update.values())), next(iter(trace("step", settings).step.update.values()))
+        )
+        assert all(
+            torch.equal(v["exp_avg"], state[k]) and int(v["step"]) == 1
+            for k, v in optimizer.state_dict()["state"].items()
+        )
 
 
 @pytest.mark.parametrize("phase", ["generate", "step"])
@@ -129,7 +137,10 @@ def test_an_interruption_restores(trace, settings, phase):
     with pytest.raises(KeyboardInterrupt): other(phase, settings, tick)
     assert all(map(torch.equal, vectors(trace), before)) and all(p.grad is None for p in trace.adapter.parameters())
     assert torch.equal(torch.get_rng_state(), state) and not trace.model._forward_pre_hooks
-    assert not other.known(phase, settings) and other("generate", settings).completions == trace("generate", settings).completions
+    assert (
+        not other.known(phase, settings)
+        and other("generate", settings).completions == trace("generate", settings).completions
+    )
 
 
 def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
@@ -148,7 +159,10 @@ def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
         models.append(trace.adapter.fold())
         for b in range(0, len(rollouts), 5):
             n = int(rollouts.encoded.attention_mask[b].sum())
-            before, after = (plain(model, rollouts.encoded.input_ids[b, :n], rollouts.encoded.completion_mask[b, :n]) for model in models)
+            before, after = (
+                plain(model, rollouts.encoded.input_ids[b, :n], rollouts.encoded.completion_mask[b, :n])
+                for model in models
+            )
             assert before == pytest.approx(float(effect.before.rollouts[b]), abs=2e-3)
             assert after == pytest.approx(float(effect.trained.rollouts[b]), abs=2e-3)
 
@@ -163,18 +177,24 @@ def test_drawn_numbers_are_the_computed_ones(trace, settings):
         c = trace.V[name].double() @ total
         kept = total - c.clamp(min=0) @ trace.V[name].double()
         assert before[i] == pytest.approx(float(c.clamp(min=0).norm() / total.norm()), abs=1e-5)
-        assert after[i] == pytest.approx(float((trace.V[name].double() @ kept).clamp(min=0).norm() / kept.norm()), abs=1e-5)
+        assert after[i] == pytest.approx(
+            float((trace.V[name].double() @ kept).clamp(min=0).norm() / kept.norm()), abs=1e-5
+        )
     stepper.show("advantage")
     rewards = [x.reward for x in trace("grade", settings)]
     for b, r in enumerate(rewards):
         group = [rewards[i] for i in range(len(rewards)) if i // settings.group_size == b // settings.group_size]
         stepper.groups.value = b // settings.group_size
-        assert f"A {r - sum(group) / len(group):+.3f}" in stepper.cards.value.split("<article")[1 + b % settings.group_size].replace("-0.000", "+0.000")
+        assert f"A {r - sum(group) / len(group):+.3f}" in stepper.cards.value.split("<article")[
+            1 + b % settings.group_size
+        ].replace("-0.000", "+0.000")
     stepper.close()
 
 
 def test_a_group_without_variance_is_said_and_not_stepped(trace):
-    still = next(s for s in (Settings(seed=i, group_size=2) for i in range(40)) if not trace("advantage", s).advantages.any())
+    still = next(
+        s for s in (Settings(seed=i, group_size=2) for i in range(40)) if not trace("advantage", s).advantages.any()
+    )
     stepper = Stepper(trace, phase="step", seed=still.seed, group_size=2)
     assert "no gradient and no step" in stepper.words.value and not stepper.plots.panels
     assert stepper.picture()[:4] == b"\x89PNG"
@@ -201,7 +221,9 @@ def test_closed_and_made_again_it_leaves_nothing_behind(trace, settings):
 
 @pytest.mark.parametrize("own", [False, True], ids=["its own policy", "a given trace"])
 def test_a_cell_that_is_run_again_leaves_one_stepper(trace, settings, own):
-    before, comms, threads, hooks, refs, sizes = alive(), open_comms(), set(threading.enumerate()), len(trace.model._forward_pre_hooks), [], []
+    before, comms, threads, hooks, refs, sizes = (
+        alive(), open_comms(), set(threading.enumerate()), len(trace.model._forward_pre_hooks), [], [],
+    )
     for _ in range(3):
         stepper = Stepper(fresh(trace) if own else None, group_size=settings.group_size, seed=settings.seed)
         stepper.controls["group_size"].value = 64  # replaced while it works
@@ -217,11 +239,19 @@ def test_a_cell_that_is_run_again_leaves_one_stepper(trace, settings, own):
     del stepper
     gc.collect()
     assert [r() for r in refs] == [None] * len(refs)
-    assert alive() == before and open_comms() == comms and set(threading.enumerate()) == threads and len(trace.model._forward_pre_hooks) == hooks
+    assert (
+        alive() == before
+        and open_comms() == comms
+        and set(threading.enumerate()) == threads
+        and len(trace.model._forward_pre_hooks) == hooks
+    )
 
 
 def test_steppers_over_two_models_leave_each_other_alone(trace, settings):
-    mine, other = Stepper(fresh(trace), group_size=settings.group_size, seed=settings.seed), Stepper(Trace.embedded(), group_size=settings.group_size, seed=settings.seed)
+    mine, other = (
+        Stepper(fresh(trace), group_size=settings.group_size, seed=settings.seed),
+        Stepper(Trace.embedded(), group_size=settings.group_size, seed=settings.seed),
+    )
     assert mine.comm is not None and other.comm is not None
     mine.close(), other.close()
 
@@ -232,7 +262,10 @@ def test_an_error_in_the_work_is_a_sentence_and_the_settings_return(trace, setti
     monkeypatch.setattr(pgrpo.train.trace, "generate", broken)
     stepper.controls["seed"].value += 500
     settled(stepper)
-    assert "the grader has no room to work in" in stepper.work.note.value and stepper.settings.seed == stepper.controls["seed"].value == settings.seed
+    assert (
+        "the grader has no room to work in" in stepper.work.note.value
+        and stepper.settings.seed == stepper.controls["seed"].value == settings.seed
+    )
     stepper.close()
 
 
@@ -265,4 +298,5 @@ def test_a_completion_cannot_write_into_the_page(trace, settings):
     made = {p: trace(p, settings) for p in PHASES}
     r = made["generate"]
     hostile = replace(r, completions=('<img src=x onerror="alert(1)"></pre>',) * len(r))
-    for phase in ("generate", "grade", "step"): assert "<img" not in rollout_cards(trace.tokenizer, phase, {**made, "generate": hostile}, 0)
+    for phase in ("generate", "grade", "step"):
+        assert "<img" not in rollout_cards(trace.tokenizer, phase, {**made, "generate": hostile}, 0)

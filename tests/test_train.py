@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from pgrpo.config import preset
 from pgrpo.adapter.svd import read_tensors
+from pgrpo.config import preset
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 
 KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))
@@ -38,7 +38,12 @@ def same_modules(a, b):
     a, b = RunFolder(a).modules(), RunFolder(b).modules()
     if list(a) != list(b) or not a: return False
     for (ours, about), (theirs, said) in ((read_tensors(a[step]), read_tensors(b[step])) for step in a):
-        if about != said or set(ours) != set(theirs) or not all(torch.equal(ours[k].nan_to_num(-1), theirs[k].nan_to_num(-1)) for k in ours): return False
+        if (
+            about != said
+            or set(ours) != set(theirs)
+            or not all(torch.equal(ours[k].nan_to_num(-1), theirs[k].nan_to_num(-1)) for k in ours)
+        ):
+            return False
     return True
 
 
@@ -53,13 +58,16 @@ def test_sigkill_at_random_steps(tmp_path):
             process.kill()
             kills += 1
         process.join()
-        if process.exitcode == 0: shutil.rmtree(folder)  # it finished before it could be killed: once more from the start
+        # it finished before it could be killed: once more from the start
+        if process.exitcode == 0: shutil.rmtree(folder)
         else: assert process.exitcode == -signal.SIGKILL
     resumed = train(preset("smoke", **SETTINGS), folder, progress=False)
     assert resumed == undisturbed
     assert timeless(RunFolder(folder).rows()) == timeless(RunFolder(tmp_path / "undisturbed").rows())
     assert RunFolder(folder).rollouts() == RunFolder(tmp_path / "undisturbed").rollouts()
-    assert RunFolder(folder).probes() == RunFolder(tmp_path / "undisturbed").probes() and same_modules(folder, tmp_path / "undisturbed")
+    assert RunFolder(folder).probes() == RunFolder(tmp_path / "undisturbed").probes() and same_modules(
+        folder, tmp_path / "undisturbed"
+    )
     assert RunFolder(folder).summary() == undisturbed
 
 
@@ -100,11 +108,20 @@ def test_run_dir_is_a_file(tmp_path):
         train(preset("smoke"), tmp_path / "file" / "run", progress=False)
 
 
-@pytest.mark.parametrize("settings", [
-    dict(arm="erase", at="update"), dict(arm="route", gate="no_gate", overshoot=1.5), dict(arm="erase", gate="reverse"), dict(arm="erase", control="shuffled"),
-    dict(arm="erase", control="nonhack", preserve_magnitude=True), dict(arm="route", control="random"), dict(beta=0.01, inner_steps=2), dict(classic=True),
-    dict(micro_batch=3), dict(rank=32), dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")), dict(tau=0.2, global_floor=None, normalize="sum"),
-    dict(problems="handwritten", pairs="handwritten", mix=0.25, pool="handwritten", max_new_tokens=32), dict(max_grad_norm=None, weight_decay=0.1)], ids=lambda s: " ".join(map(str, s.values())))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(arm="erase", at="update"), dict(arm="route", gate="no_gate", overshoot=1.5),
+        dict(arm="erase", gate="reverse"), dict(arm="erase", control="shuffled"),
+        dict(arm="erase", control="nonhack", preserve_magnitude=True), dict(arm="route", control="random"),
+        dict(beta=0.01, inner_steps=2), dict(classic=True), dict(micro_batch=3), dict(rank=32),
+        dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")),
+        dict(tau=0.2, global_floor=None, normalize="sum"),
+        dict(problems="handwritten", pairs="handwritten", mix=0.25, pool="handwritten", max_new_tokens=32),
+        dict(max_grad_norm=None, weight_decay=0.1),
+    ],
+    ids=lambda s: " ".join(map(str, s.values())),
+)
 def test_every_setting_runs(settings):
     rows = list(Trainer(preset("smoke", steps=1, refresh=0, eval_every=0, eval_problems=1, **settings)).steps())
     assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
@@ -127,7 +144,8 @@ def test_one_process_writes_into_a_folder(tmp_path):
     other = start(folder)
     while other.is_alive() and not lines(folder): time.sleep(0.01)
     os.kill(other.pid, signal.SIGSTOP)  # in the middle of its run
-    with pytest.raises(ValueError, match="another process is writing"): train(preset("smoke", **SETTINGS), folder, progress=False)
+    with pytest.raises(ValueError, match="another process is writing"):
+        train(preset("smoke", **SETTINGS), folder, progress=False)
     before = lines(folder)
     other.kill()
     other.join()
@@ -137,13 +155,18 @@ def test_one_process_writes_into_a_folder(tmp_path):
 
 
 def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path, monkeypatch):
-    with pytest.raises(OSError): train(preset("smoke", steps=1, policy=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
+    with pytest.raises(OSError):
+        train(preset("smoke", steps=1, policy=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
     with monkeypatch.context() as patch:
         def fails(self): raise ValueError("these pairs do not do")
         patch.setattr(Trainer, "extract", fails)
-        with pytest.raises(ValueError, match="these pairs"): train(preset("smoke", steps=1, k=3), tmp_path / "run", progress=False)
+        with pytest.raises(ValueError, match="these pairs"):
+            train(preset("smoke", steps=1, k=3), tmp_path / "run", progress=False)
     (tmp_path / "run" / "config.json").rename(tmp_path / "run" / "config.json.tmp")  # as a kill leaves it
-    assert train(preset("smoke", steps=1), tmp_path / "run", progress=False) and RunFolder(tmp_path / "run").config().policy == "embedded"
+    assert (
+        train(preset("smoke", steps=1), tmp_path / "run", progress=False)
+        and RunFolder(tmp_path / "run").config().policy == "embedded"
+    )
 
 
 def test_a_run_may_go_on_in_smaller_portions(tmp_path):
@@ -151,16 +174,28 @@ def test_a_run_may_go_on_in_smaller_portions(tmp_path):
     for row in Trainer(preset("smoke", **settings), tmp_path, progress=False).steps():
         if row["step"] == 2: break
     train(preset("smoke", **settings, micro_batch=1, checkpointing=True), tmp_path, progress=False)
-    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [0, 1, 2, 3] and RunFolder(tmp_path).config().micro_batch == 1
-    with pytest.raises(ValueError, match="already holds another run .lr is"): train(preset("smoke", **settings, lr=1e-3), tmp_path, progress=False)
+    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [0, 1, 2, 3] and RunFolder(
+        tmp_path
+    ).config().micro_batch == 1
+    with pytest.raises(ValueError, match="already holds another run .lr is"):
+        train(preset("smoke", **settings, lr=1e-3), tmp_path, progress=False)
 
 
 def test_one_folded_copy_at_a_time(tmp_path):
-    trainer, held = Trainer(preset("smoke", arm="route", refresh=0, probe_every=1, eval_every=1), tmp_path, progress=False), []
+    trainer, held = (
+        Trainer(preset("smoke", arm="route", refresh=0, probe_every=1, eval_every=1), tmp_path, progress=False), [],
+    )
     adapter = trainer.state.adapter
     with torch.no_grad():
         for m in adapter.values(): m.delta_s.normal_(std=0.05), m.delta_s_hack.normal_(std=0.05)
-    def count(*_): held.append(max(len({id(w) for w in m.effective.weights if w is not None and w is not m.weight}) for m in adapter.values()))
+
+    def count(*_):
+        held.append(
+            max(
+                len({id(w) for w in m.effective.weights if w is not None and w is not m.weight})
+                for m in adapter.values()
+            )
+        )
     trainer.model.register_forward_hook(count)
     steps = trainer.steps()
     next(steps), next(steps)

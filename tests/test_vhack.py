@@ -1,8 +1,11 @@
 "What does not fit a cell of 06_vhack/1_vhack: other architectures and dtypes, and caches that are damaged or cannot be written."
 import warnings
-import pytest, torch
+
+import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
+from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
+
 from pgrpo.adapter import wrap
 from pgrpo.problems.generator import generated_pairs
 from pgrpo.vhack import VHack, encode_completions, extract, overlaps, pair_gradients
@@ -19,15 +22,23 @@ def byte_tokenizer():
 
 def qwen3(dtype=torch.float32):
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-                                        num_key_value_heads=1, head_dim=16, max_position_embeddings=1024)).to(dtype)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, max_position_embeddings=1024,
+        )
+    ).to(dtype)
 
 
 def qwen3_5(dtype=torch.float32):
     torch.manual_seed(0)
-    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                                                head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
-                                                layer_types=["linear_attention", "full_attention"], max_position_embeddings=1024)).to(dtype)
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8,
+            linear_value_head_dim=8, layer_types=["linear_attention", "full_attention"], max_position_embeddings=1024,
+        )
+    ).to(dtype)
 
 
 @pytest.fixture
@@ -51,7 +62,10 @@ def test_a_gradient_does_not_depend_on_its_batch(build, tmp_path):
 def test_bf16_finds_nearly_the_directions_of_fp32(tmp_path):
     exact, rough = qwen3(), qwen3(torch.bfloat16)
     tokenizer = byte_tokenizer()
-    V, W = (extract(m, tokenizer, wrap(m, cache_dir=tmp_path), PAIRS, k=1, global_floor=None, cache_dir=False) for m in (exact, rough))
+    V, W = (
+        extract(m, tokenizer, wrap(m, cache_dir=tmp_path), PAIRS, k=1, global_floor=None, cache_dir=False)
+        for m in (exact, rough)
+    )
     assert all(v.dtype == torch.float32 for v in W.V.values())
     each = overlaps(V.V, W.V)
     assert len(each) == 14 and sum(each.values()) / len(each) > 0.8
@@ -82,7 +96,10 @@ def test_cache_hits_only_what_is_the_same(parts, tmp_path, capsys):
         return capsys.readouterr().out.split()[2].rstrip(",")
 
     assert [says(), says()] == ["miss", "hit"]
-    assert [says(k=3), says(normalize="sum"), says(tau=0.1), says(global_floor=0.5), says(control="shuffled"), says(control="shuffled", seed=1), says(PAIRS[:6])] == ["miss"] * 7
+    assert [
+        says(k=3), says(normalize="sum"), says(tau=0.1), says(global_floor=0.5), says(control="shuffled"),
+        says(control="shuffled", seed=1), says(PAIRS[:6]),
+    ] == ["miss"] * 7
     with torch.no_grad(): next(iter(adapter.values())).delta_s[0] += 0.1
     assert [says(), says()] == ["miss", "hit"]
     with torch.no_grad(): next(iter(adapter.values())).delta_s_hack[0] += 0.1
@@ -96,21 +113,25 @@ def test_damaged_or_unwritable_cache(parts, tmp_path):
     first = extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=tmp_path)
     (file,) = (tmp_path / "vhack").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="damaged"): second = extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=tmp_path)
+    with pytest.warns(UserWarning, match="damaged"):
+        second = extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=tmp_path)
     assert all(torch.equal(first.V[n], second.V[n]) for n in first.V)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=tmp_path)
     in_the_way = tmp_path / "a file"
     in_the_way.write_text("")
-    with pytest.warns(UserWarning, match="cannot write"): extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=in_the_way)
+    with pytest.warns(UserWarning, match="cannot write"):
+        extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=in_the_way)
 
 
 def test_another_models_v_is_refused(parts, tmp_path):
     model, tokenizer, adapter = parts
     extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=False).save(tmp_path / "v.safetensors")
     other = qwen3_5()
-    with pytest.raises(ValueError, match="v.safetensors: this V was extracted from Qwen3ForCausalLM .* extract it again"):
+    with pytest.raises(
+        ValueError, match="v.safetensors: this V was extracted from Qwen3ForCausalLM .* extract it again"
+    ):
         VHack.load(tmp_path / "v.safetensors", wrap(other, cache_dir=tmp_path))
     adapter.save(tmp_path / "adapter.safetensors")
     with pytest.raises(ValueError, match="holds no V"): VHack.load(tmp_path / "adapter.safetensors")
@@ -119,6 +140,7 @@ def test_another_models_v_is_refused(parts, tmp_path):
 def test_a_prompt_longer_than_the_context_is_refused(parts):
     model, tokenizer, adapter = parts
     model.config.max_position_embeddings = 50
-    with pytest.raises(ValueError, match="prompt 0 has .* context is 50"): extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=False)
+    with pytest.raises(ValueError, match="prompt 0 has .* context is 50"):
+        extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=False)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token"): encode_completions(tokenizer, ["a"], ["b"])

@@ -10,8 +10,8 @@ from pathlib import Path
 from attacks import ATTACKS, PLUS, Attack
 
 from pgrpo.grader import fenced, grade_many
-from pgrpo.sandbox.isolation import Limits
 from pgrpo.problems import Problem, data_dir, handwritten
+from pgrpo.sandbox.isolation import Limits
 
 BUSY = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing
 ASLEEP = Limits(cpu=0.4, wall=1.5)
@@ -74,12 +74,15 @@ class World:
             threading.Thread(target=self._serve, args=(server, text.encode()), daemon=True).start()
         home = Path.home()
         self.fill_in = {
-            "<<FILE>>": str(folder / "secret.txt"), "<<FOLDER>>": str(folder), "<<DATA>>": str(data_dir()), "<<HOME>>": str(home), "<<PID>>": str(os.getpid()),
-            "<<PORT>>": str(self.tcp.getsockname()[1]), "<<UDP>>": str(self.udp.getsockname()[1]), "<<ABSTRACT>>": self.abstract,
-            "<<SHM>>": self.shm.name, "<<ESCAPED>>": self.escaped, "<<SLEEP>>": self.sleep,
+            "<<FILE>>": str(folder / "secret.txt"), "<<FOLDER>>": str(folder), "<<DATA>>": str(data_dir()),
+            "<<HOME>>": str(home), "<<PID>>": str(os.getpid()), "<<PORT>>": str(self.tcp.getsockname()[1]),
+            "<<UDP>>": str(self.udp.getsockname()[1]), "<<ABSTRACT>>": self.abstract, "<<SHM>>": self.shm.name,
+            "<<ESCAPED>>": self.escaped, "<<SLEEP>>": self.sleep,
         }
-        self.values = {"<<DATA TEXT>>": (data_dir() / "problems.jsonl").read_text(), "<<HOME LIST>>": sorted(os.listdir(home)),
-                       "<<PASSWD>>": Path("/etc/passwd").read_text()}
+        self.values = {
+            "<<DATA TEXT>>": (data_dir() / "problems.jsonl").read_text(), "<<HOME LIST>>": sorted(os.listdir(home)),
+            "<<PASSWD>>": Path("/etc/passwd").read_text(),
+        }
         self.secret = problem("secret", [([i], word) for i, word in enumerate(self.words)])
         self.plus = problem("plus", [([0], 1), ([1], 2), ([41], 42)])
 
@@ -97,8 +100,13 @@ class World:
         code = attack.code
         for name, value in self.fill_in.items():
             code = code.replace(name, value)
-        tests = [(args, self.values.get(expected, expected) if isinstance(expected, str) else expected) for args, expected in attack.tests]
-        return f"```python\n{code}\n```", problem(attack.name, tests) if tests else self.plus if attack.problem == PLUS else self.secret
+        tests = [
+            (args, self.values.get(expected, expected) if isinstance(expected, str) else expected)
+            for args, expected in attack.tests
+        ]
+        return f"```python\n{code}\n```", problem(
+            attack.name, tests
+        ) if tests else self.plus if attack.problem == PLUS else self.secret
 
     def traces(self) -> list[str]:
         "What came through: visits, files outside, processes that should be gone."
@@ -108,7 +116,11 @@ class World:
         except BlockingIOError:
             pass
         folders = [self.folder, *map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/", "/root", "/home", "/etc", "/usr/lib"))]
-        found += [f"wrote {path}" for folder in folders for path in folder.glob(f"{self.escaped}*")] if all(os.access(f, os.R_OK) for f in folders[:1]) else []
+        found += (
+            [f"wrote {path}" for folder in folders for path in folder.glob(f"{self.escaped}*")]
+            if all(os.access(f, os.R_OK) for f in folders[:1])
+            else []
+        )
         for name in filter(str.isdigit, os.listdir("/proc") if Path("/proc/self").exists() else []):
             try:
                 if self.sleep in Path(f"/proc/{name}/cmdline").read_text(errors="replace"):
@@ -132,7 +144,8 @@ def corpus(world: World, seed: int = 0, attacks=tuple(ATTACKS)):
     "Grade the attacks, mixed at random with honest work: (attack, grade) of the ones, grades of the others."
     rng = random.Random(seed)
     jobs = [(a, *world.submission(a)) for a in attacks]
-    jobs += [(None, f"{completion}\n\n{i}", p) for i in range(max(1, len(attacks) // 32)) for completion, p in honest()]  # the number makes each a text of its own
+    # the number makes each a text of its own
+    jobs += [(None, f"{completion}\n\n{i}", p) for i in range(max(1, len(attacks) // 32)) for completion, p in honest()]
     rng.shuffle(jobs)
     pairs = []
     for asleep in (False, True):

@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 from pgrpo.experiment import comparison_table, load_results
+from pgrpo.experiment.statistics import difference, differences_table
+from pgrpo.experiment.statistics import percent as rate
 from pgrpo.problems import CORE_MODES
-from pgrpo.experiment.statistics import difference, differences_table, percent as rate
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -12,7 +13,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 def block() -> str:
     "The tables and findings as Markdown."
-    one, runs, more = (load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main", "variants"))
+    one, runs, more = (
+        load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main", "variants")
+    )
     controls = [c for c in ("erase random", "erase shuffled", "erase nonhack") if any(r["arm"] == c for r in runs)]
     return f"""{BEGIN}
 ## What `make run` shows
@@ -52,5 +55,6 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    if "--check" in sys.argv: sys.exit(0 if filled(text) == text else "README.md does not show what data/results holds; run tools/readme.py")
+    if "--check" in sys.argv:
+        sys.exit(0 if filled(text) == text else "README.md does not show what data/results holds; run tools/readme.py")
     path.write_text(filled(text), encoding="utf-8")

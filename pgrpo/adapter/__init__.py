@@ -3,18 +3,22 @@
 # %% auto #0
 __all__ = ['TARGETS', 'find_targets', 'save_vectors', 'load_vectors', 'folded_copy', 'Adapter', 'wrap']
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #53f7152e
-import copy, json
+# %% ../../nbs/01_adapter/3_adapter.ipynb #8b8810e1
+import copy
+import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
-import torch, torch.nn as nn
+
+import torch
+import torch.nn as nn
 from tqdm.auto import tqdm
 from transformers.modeling_layers import GradientCheckpointingLayer
+
 from .linear import AdaptedLinear, Record, Switches, fold_weight
 from .svd import SVDCache, digest, read_tensors, write_tensors
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #4765955c
+# %% ../../nbs/01_adapter/3_adapter.ipynb #8435d0bf
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj",
            "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "in_proj_ba", "out_proj",
            "up_proj", "gate_proj", "down_proj")
@@ -26,15 +30,21 @@ def find_targets(
     "The Linears to adapt; none, or one that cannot be adapted, is a ValueError that says so"
     wanted = TARGETS if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
     last = lambda name: name.rpartition(".")[2]
-    towers = tuple(f"{name}." for name, m in model.named_modules() if getattr(m, "main_input_name", "input_ids") != "input_ids")
+    towers = tuple(
+        f"{name}." for name, m in model.named_modules() if getattr(m, "main_input_name", "input_ids") != "input_ids"
+    )
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not name.startswith(towers)}
     found = {name: m for name, m in linears.items() if last(name) in wanted}
     counts = Counter(map(last, linears))
     missing = [t for t in wanted if t not in counts]
     settings = getattr(model, "config", None)
     settings = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
-    if targets is None and any((getattr(settings, key, None) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise ValueError(f"{type(model).__name__} is a mixture of experts, and an expert sees tokens of several sequences mixed, so there is no gradient of one rollout; choose a dense model, or name Linears outside of the experts with targets=")
+    if targets is None and any(
+        (getattr(settings, key, None) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts")
+    ):
+        raise ValueError(
+            f"{type(model).__name__} is a mixture of experts, and an expert sees tokens of several sequences mixed, so there is no gradient of one rollout; choose a dense model, or name Linears outside of the experts with targets="
+        )
     if not found or (targets is not None and missing):
         example = {last(name): name for name in reversed(linears)}
         has = ", ".join(example[k] + (f" and {n - 1} more {k}" if n > 1 else "") for k, n in counts.items())
@@ -43,11 +53,13 @@ def find_targets(
     for name, m in found.items():
         if isinstance(m, AdaptedLinear): raise ValueError(f"{name} is wrapped already; unwrap() that adapter first")
         if type(m) is not nn.Linear or "forward" in vars(m):
-            raise ValueError(f"{name} is no plain nn.Linear but a {type(m).__name__} with a forward of its own; load the model "
-                             "without quantisation, other adapters or offloading")
+            raise ValueError(
+                f"{name} is no plain nn.Linear but a {type(m).__name__} with a forward of its own; load the model "
+                "without quantisation, other adapters or offloading"
+            )
     return found
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #f05d97a2
+# %% ../../nbs/01_adapter/3_adapter.ipynb #f4de21e6
 def save_vectors(
     modules, # name → AdaptedLinear
     path,
@@ -67,7 +79,9 @@ def load_vectors(modules, path, base):
                          f"not in both: {', '.join(odd[:3])}")
     for name, m in modules.items():
         if hashes[name] != digest(m.weight):
-            raise ValueError(f"{path} was made for another base model, {theirs}: its {name}.weight is not that of this {base}")
+            raise ValueError(
+                f"{path} was made for another base model, {theirs}: its {name}.weight is not that of this {base}"
+            )
         if (r := len(tensors[f"{name}.delta_s"])) != len(m.S):
             raise ValueError(f"{path} has rank {r} at {name}, this adapter {len(m.S)}; wrap the model with rank={r}")
     with torch.no_grad():
@@ -89,16 +103,20 @@ def folded_copy(
             if delta.any(): linear.weight.copy_(fold_weight(m.weight, m.U, m.Vh, delta))
     return new
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #fb7c33e8
+# %% ../../nbs/01_adapter/3_adapter.ipynb #ef62d921
 class Adapter(Mapping):
     "All adapted Linears of one model, by name"
     def __init__(self, model, modules, switches, record, trainable):
-        self.model, self._modules, self._switches, self._record, self._trainable = model, modules, switches, record, trainable
+        self.model, self._modules, self._switches, self._record, self._trainable = (
+            model, modules, switches, record, trainable,
+        )
 
     def __getitem__(self, name): return self._modules[name]
     def __iter__(self): return iter(self._modules)
     def __len__(self): return len(self._modules)
-    def __repr__(self): return f"Adapter({len(self)} Linears, {sum(p.numel() for p in self.parameters())} trainable numbers)"
+
+    def __repr__(self):
+        return f"Adapter({len(self)} Linears, {sum(p.numel() for p in self.parameters())} trainable numbers)"
 
     def parameters(self) -> list: # of (r,) fp32
         "Every δS and δS_hack"
@@ -150,7 +168,11 @@ class Adapter(Mapping):
     @contextmanager
     def checkpointed(self):
         "Context for a forward and its backward: layers repeat themselves if `model.gradient_checkpointing_enable()` said so, though the model is in eval mode"
-        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing and not m.training]
+        layers = [
+            m
+            for m in self.model.modules()
+            if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing and not m.training
+        ]
         for m in layers: m.training = True # of the layer alone: its parts stay in eval mode, without dropout
         try: yield
         finally:
@@ -184,7 +206,7 @@ class Adapter(Mapping):
         for name, p in model.named_parameters(): p.requires_grad_(name in self._trainable)
         return model
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #43d8b03e
+# %% ../../nbs/01_adapter/3_adapter.ipynb #b5740ddb
 def wrap(
     model,          # changed in place
     targets=None,   # as in `find_targets`
@@ -195,7 +217,8 @@ def wrap(
     if rank is not None and rank < 1: raise ValueError(f"rank is {rank} and has to be at least 1")
     modules, svd, bases = find_targets(model, targets), SVDCache(cache_dir), {}
     for name, m in modules.items():
-        if m.weight.is_meta: raise ValueError(f"{name}.weight is on the meta device and has no values; load the weights first")
+        if m.weight.is_meta:
+            raise ValueError(f"{name}.weight is on the meta device and has no values; load the weights first")
     for name, m in tqdm(modules.items(), desc="SVD", disable=len(modules) <= 64, delay=1, leave=False):
         U, S, Vh = svd(m.weight, f"{name}.weight")
         bases[name] = (U, S, Vh) if rank is None else (U[:, :rank].clone(), S[:rank].clone(), Vh[:rank].clone())

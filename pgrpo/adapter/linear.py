@@ -4,16 +4,20 @@
 __all__ = ['adapted_linear', 'scale_rows', 'backward_id', 'AdapterFunction', 'fold_weight', 'Effective', 'Record', 'Switches',
            'AdaptedLinear']
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #a1c33c3e
+# %% ../../nbs/01_adapter/2_linear.ipynb #e4d6a33e
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from weakref import WeakSet
-import torch, torch.nn as nn, torch.nn.functional as F
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
 from .svd import wide
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #b1e4b58f
+# %% ../../nbs/01_adapter/2_linear.ipynb #daeb7441
 def adapted_linear(
     x,       # (..., d_in)
     weight,  # (d_out, d_in)
@@ -27,7 +31,8 @@ def adapted_linear(
     scaled = F.linear(x, scale_rows(Vh, delta))
     return F.linear(torch.cat([x, scaled.to(x.dtype)], -1), torch.cat([weight, U], 1), bias)
 
-def scale_rows(Vh, delta): return (Vh * delta[:, None]).to(Vh.dtype) # diag(δ) Vh: r · d_in products, where h has r a token
+# diag(δ) Vh: r · d_in products, where h has r a token
+def scale_rows(Vh, delta): return (Vh * delta[:, None]).to(Vh.dtype)
 
 # %% ../../nbs/01_adapter/2_linear.ipynb #4b342347
 def backward_id() -> int: # −1 outside
@@ -70,14 +75,16 @@ class AdapterFunction(torch.autograd.Function):
         g = g_b.sum(0)
         return dx, None, None, None, None, None, g if need_s else None, g if need_hack else None, None
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #7d181f50
+# %% ../../nbs/01_adapter/2_linear.ipynb #501b8a5e
 def fold_weight(
     weight, U, Vh, # (d_out, d_in), (d_out, r), (r, d_in)
     delta,         # (r,)
 ): # (d_out, d_in), the weight's dtype
     "W + U diag(δ) Vh"
     dtype = wide(weight.dtype)
-    with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False): # a caller's would round what later forwards use as well
+    with (
+        nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False)
+    ):  # a caller's would round what later forwards use as well
         return torch.addmm(weight.to(dtype), U.to(dtype) * delta.to(dtype), Vh.to(dtype)).to(weight.dtype)
 
 # %% ../../nbs/01_adapter/2_linear.ipynb #3f10993a
@@ -123,7 +130,7 @@ def _after_step(*step):
 
 _hook = register_optimizer_step_post_hook(_after_step)
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #38f9dc59
+# %% ../../nbs/01_adapter/2_linear.ipynb #8dd0112d
 @dataclass
 class Record:
     "What the last backward left"
@@ -141,9 +148,11 @@ class Record:
         "Take in one use of one module"
         if backward != self.backward: self.backward, self.rollout_grads, self.token_scores = backward, {}, None
         for other, g in self.rollout_grads.items():
-            if len(g) != len(g_b): raise RuntimeError(
-                f"{name} had {len(g_b)} rows and {other} {len(g)} in one backward, so rows are not sequences; call backward after each "
-                "forward, and leave modules out (targets=) that see tokens of several sequences mixed")
+            if len(g) != len(g_b):
+                raise RuntimeError(
+                    f"{name} had {len(g_b)} rows and {other} {len(g)} in one backward, so rows are not sequences; call backward after each "
+                    "forward, and leave modules out (targets=) that see tokens of several sequences mixed"
+                )
             break
         old = self.rollout_grads.get(name)
         self.rollout_grads[name] = g_b if old is None else old + g_b
@@ -162,7 +171,7 @@ class Switches:
     deployed: bool = False  # δS_hack does
     folded: bool = False    # multiply with W_eff, whatever a module's own setting
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #4064a7ee
+# %% ../../nbs/01_adapter/2_linear.ipynb #227aa48a
 class AdaptedLinear(nn.Linear):
     """A frozen Linear with trainable `delta_s` and `delta_s_hack`, (r,) fp32, in the basis `U` (d_out, r), `S` (r,) fp32,
     `Vh` (r, d_in). `exact`: forwards compute W x + U(δ ⊙ Vh x), else W_eff x. Made by `wrap`"""
@@ -198,8 +207,10 @@ class AdaptedLinear(nn.Linear):
     def keep(self, products, g_b, backward, routed):
         "What the backward found, for the record"
         if self.repeated == (backward, not routed):
-            raise RuntimeError(f"the forward ran {'outside' if routed else 'inside'} deployed() and gradient checkpointing repeated it "
-                               f"{'inside' if routed else 'outside'}; call backward in the same context as the forward")
+            raise RuntimeError(
+                f"the forward ran {'outside' if routed else 'inside'} deployed() and gradient checkpointing repeated it "
+                f"{'inside' if routed else 'outside'}; call backward in the same context as the forward"
+            )
         self.record.add(self.name, products, g_b, backward)
 
     def _apply(self, fn, recurse=True):

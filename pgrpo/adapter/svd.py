@@ -3,10 +3,14 @@
 # %% auto #0
 __all__ = ['digest', 'write_tensors', 'read_tensors', 'cache_folder', 'wide', 'SVDCache']
 
-# %% ../../nbs/01_adapter/1_svd.ipynb #ace1beea
-import hashlib, os, warnings
+# %% ../../nbs/01_adapter/1_svd.ipynb #498cf0e7
+import hashlib
+import os
+import warnings
 from pathlib import Path
-import platformdirs, torch
+
+import platformdirs
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -22,7 +26,7 @@ def digest(
         sha.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()
 
-# %% ../../nbs/01_adapter/1_svd.ipynb #2a3a5ff5
+# %% ../../nbs/01_adapter/1_svd.ipynb #1a28c236
 def _about(tensors, metadata): return repr((sorted(tensors), sorted(metadata.items())))
 
 def write_tensors(
@@ -46,7 +50,9 @@ def read_tensors(
     "What `write_tensors` wrote; a damaged file is a ValueError that names it"
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {k: file.get_tensor(k).clone() for k in sorted(file.keys())}, dict(file.metadata() or {})
+            tensors, metadata = (
+                {k: file.get_tensor(k).clone() for k in sorted(file.keys())}, dict(file.metadata() or {}),
+            )
     except SafetensorError as error: raise ValueError(f"{path} is damaged ({error})") from error
     if metadata.pop("checksum", "") != digest(*tensors.values(), about=_about(tensors, metadata)):
         raise ValueError(f"{path} is damaged (its checksum does not fit its contents)")
@@ -59,7 +65,7 @@ def cache_folder(
     "Where pgrpo keeps what it could compute again"
     return Path(cache_dir or os.environ.get("PGRPO_CACHE") or platformdirs.user_cache_dir("pgrpo"))
 
-# %% ../../nbs/01_adapter/1_svd.ipynb #da986f5d
+# %% ../../nbs/01_adapter/1_svd.ipynb #8193075e
 def wide(
     dtype, # of a weight
 ): # torch.dtype
@@ -71,15 +77,19 @@ class SVDCache:
     def __init__(self, cache_dir=None): # as in `cache_folder`
         self.folder, self.writable = cache_folder(cache_dir) / "svd", True
 
-    def __call__(self,
-        weight,        # (d_out, d_in), any float dtype and device; not finite: ValueError
-        name="weight", # what messages call it
-    ): # U (d_out, m), S (m,), Vh (m, d_in), m = min(d_out, d_in): S fp32, the bases in the weight's dtype, on its device
+    def __call__(
+        self,
+        weight,  # (d_out, d_in), any float dtype and device; not finite: ValueError
+        name="weight",  # what messages call it
+    ):  # U (d_out, m), S (m,), Vh (m, d_in), m = min(d_out, d_in): S fp32, the bases in the weight's dtype, on its device
         path = self.folder / f"{digest(weight)}.safetensors"
         if path.exists():
-            try: return tuple(read_tensors(path)[0][k].to(weight.device) for k in ("U", "S", "Vh"))
-            except (ValueError, OSError) as error: warnings.warn(f"SVD cache: {error}; computing it again", stacklevel=2)
-        if not torch.isfinite(weight).all(): raise ValueError(f"{name} has entries that are not finite; load a sound checkpoint")
+            try:
+                return tuple(read_tensors(path)[0][k].to(weight.device) for k in ("U", "S", "Vh"))
+            except (ValueError, OSError) as error:
+                warnings.warn(f"SVD cache: {error}; computing it again", stacklevel=2)
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"{name} has entries that are not finite; load a sound checkpoint")
         with torch.inference_mode(False), torch.no_grad():
             U, S, Vh = torch.linalg.svd(weight.detach().to(wide(weight.dtype)), full_matrices=False)
         # Laid out as from a file: else a first run and a later one would differ in the last bits of their products.

@@ -4,7 +4,7 @@
 __all__ = ['QUICK', 'BY', 'Ratio', 'ratio', 'peak_growth', 'memory', 'Sizes', 'measure_ratios', 'measure_scaling', 'bench',
            'bench_table', 'save_bench', 'load_bench', 'scaling_figure']
 
-# %% ../../nbs/11_bench/3_bench.ipynb #7b13c5fc
+# %% ../../nbs/11_bench/3_bench.ipynb #faa413bc
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -13,7 +13,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +24,24 @@ from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from ..adapter import wrap
+from pgrpo.bench.workloads import (
+    base_backward,
+    completions_batch,
+    extraction_speed,
+    forward_backward,
+    grader_speed,
+    hooked,
+    hooks_backward,
+    ours_backward,
+    rollouts_speed,
+    whole_updates,
+)
 from ..experiment import cores
 from ..figures.plots import color, tint
 from ..policy import load_policy
 from ..train import versions, write_whole
-from .workloads import (base_backward, completions_batch, extraction_speed, forward_backward, grader_speed, hooked, hooks_backward,
-                             ours_backward, rollouts_speed, whole_updates)
 
-# %% ../../nbs/11_bench/3_bench.ipynb #cbd63209
+# %% ../../nbs/11_bench/3_bench.ipynb #28772070
 @dataclass(frozen=True)
 class Ratio:
     "One line of the table."
@@ -49,7 +59,13 @@ class Ratio:
     @property
     def met(self) -> bool | None:
         "Whether the target is reached; None without one."
-        return None if self.target is None else self.median >= self.target if self.unit == "times as fast" else self.median <= self.target
+        return (
+            None
+            if self.target is None
+            else self.median >= self.target
+            if self.unit == "times as fast"
+            else self.median <= self.target
+        )
 
 
 def ratio(
@@ -57,18 +73,21 @@ def ratio(
     ours: Sequence[float], theirs: Sequence[float],  # of each repetition
 ) -> Ratio:
     "Ratios within repetitions, and what they come to."
-    each = torch.tensor([t / o if unit == "times as fast" else o / t for o, t in zip(ours, theirs, strict=True)], dtype=torch.float64)
+    each = torch.tensor(
+        [t / o if unit == "times as fast" else o / t for o, t in zip(ours, theirs, strict=True)], dtype=torch.float64
+    )
     low, median, high = each.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     middle = lambda values: float(torch.tensor(values, dtype=torch.float64).median())
     return Ratio(name, against, unit, median, low, high, len(each), target, middle(ours), middle(theirs))
 
-# %% ../../nbs/11_bench/3_bench.ipynb #adce5ba7
+# %% ../../nbs/11_bench/3_bench.ipynb #2d068cff
 def _peak(reset: bool = False) -> float:  # MiB
     "The most memory that this process has had, since the last reset where the system knows one."
     status = Path("/proc/self/status")
     if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20  # bytes on macOS
     if reset:
-        with contextlib.suppress(OSError): Path("/proc/self/clear_refs").write_text("5")  # not allowed everywhere; the peak is then since the start
+        # not allowed everywhere; the peak is then since the start
+        with contextlib.suppress(OSError): Path("/proc/self/clear_refs").write_text("5")
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2 ** 10
 
 
@@ -96,10 +115,12 @@ def memory(sides: Sequence[str], rows: int, length: int) -> dict[str, float]:  #
     "Peak growth of each side, in a process each."
     def child(side):
         code = f"from pgrpo.bench import peak_growth; print(peak_growth({side!r}, {rows}, {length}))"
-        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
+        return float(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
     with ThreadPoolExecutor(cores()) as threads: return dict(zip(sides, threads.map(child, sides)))
 
-# %% ../../nbs/11_bench/3_bench.ipynb #44bdf5a1
+# %% ../../nbs/11_bench/3_bench.ipynb #3e79856d
 @dataclass(frozen=True)
 class Sizes:
     "How much work each side gets."
@@ -112,37 +133,82 @@ class Sizes:
     memory: tuple[int, int] = (64, 256)  # rows and tokens of the batch whose memory is measured
     memory_repeat: int = 3
     repeat: int = 5
-    scaling: tuple[dict, ...] = tuple(dict(by=by, value=value) for by, values in (("batch", (8, 32, 128)), ("length", (64, 128, 256)), ("width", (64, 128, 256))) for value in values)
+    scaling: tuple[dict, ...] = tuple(
+        dict(by=by, value=value)
+        for by, values in (("batch", (8, 32, 128)), ("length", (64, 128, 256)), ("width", (64, 128, 256)))
+        for value in values
+    )
 
 
-QUICK = Sizes(prompts=4, group=4, max_new_tokens=16, rows=8, pairs=8, graded=40, memory=(32, 256), memory_repeat=1, repeat=2, scaling=tuple(dict(by=by, value=value) for by, values in (("batch", (2, 8)), ("length", (64, 128)), ("width", (64, 128))) for value in values))
+QUICK = Sizes(
+    prompts=4, group=4, max_new_tokens=16, rows=8, pairs=8, graded=40, memory=(32, 256), memory_repeat=1, repeat=2,
+    scaling=tuple(
+        dict(by=by, value=value)
+        for by, values in (("batch", (2, 8)), ("length", (64, 128)), ("width", (64, 128)))
+        for value in values
+    ),
+)
 
 
 def measure_ratios(sizes: Sizes, progress: bool = True) -> tuple[list[Ratio], list[str]]:
     "Every line of the table, and what had to be left out."
     missing = [name for name in ("trl", "peft", "datasets") if importlib.util.find_spec(name) is None]
-    lines, left_out = [], [f"a whole update against TRL: {', '.join(missing)} not installed; `pip install \"pgrpo[trl]\"`"] if missing else []
+    lines, left_out = (
+        [],
+        [f'a whole update against TRL: {", ".join(missing)} not installed; `pip install "pgrpo[trl]"`']
+        if missing
+        else [],
+    )
     with tqdm(total=6, desc="bench", disable=not progress) as bar:
         def timed(run, *rows):
             seconds = run()
-            for name, against, other, unit, target, *ours in rows: lines.append(ratio(name, against, unit, target, seconds[ours[0] if ours else "ours"], seconds[other]))
+            for name, against, other, unit, target, *ours in rows:
+                lines.append(ratio(name, against, unit, target, seconds[ours[0] if ours else "ours"], seconds[other]))
             bar.update()
         times, share = "times as fast", "of its time"
         if not missing:
-            timed(lambda: whole_updates(sizes.prompts, sizes.group, sizes.max_new_tokens, sizes.repeat), ("a whole update", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, 2.0),
-                  ("a whole update, variance in every group", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, None, "varied"))
-        timed(lambda: forward_backward(sizes.rows, sizes.repeat), ("forward and backward, a gradient per rollout", "hooks with two backwards", "hooks", share, 0.6),
-              ("forward and backward, a gradient per rollout", "the frozen base model's", "base", share, 2.2))
-        timed(lambda: rollouts_speed(sizes.prompts * sizes.group, sizes.max_new_tokens, sizes.repeat), ("rollouts with folded weights", "the base model's generate", "base", times, 0.95))
-        timed(lambda: extraction_speed(sizes.pairs, sizes.repeat), (f"extraction from {sizes.pairs} pairs", "one backward per completion", "single", times, 5.0),
-              (f"extraction from {sizes.pairs} pairs", "the frozen base model's forward and backward", "base", share, None))
-        timed(lambda: grader_speed(sizes.graded, sizes.repeat), ("grading in the sandbox", "a fresh interpreter per check", "cold", times, None),
-              ("grading in the sandbox", "one without installed packages (-I -S)", "bare", times, None))
-        try: needs = [memory(("ours", "hooks", "base"), *sizes.memory) for _ in range(sizes.memory_repeat)]
-        except (subprocess.CalledProcessError, OSError) as e: left_out.append(f"peak memory: {(getattr(e, 'stderr', None) or str(e)).strip().splitlines()[-1]}")
+            timed(
+                lambda: whole_updates(sizes.prompts, sizes.group, sizes.max_new_tokens, sizes.repeat),
+                ("a whole update", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, 2.0),
+                (
+                    "a whole update, variance in every group", "TRL's GRPOTrainer with PEFT LoRA", "trl", times, None,
+                    "varied",
+                ),
+            )
+        timed(
+            lambda: forward_backward(sizes.rows, sizes.repeat),
+            ("forward and backward, a gradient per rollout", "hooks with two backwards", "hooks", share, 0.6),
+            ("forward and backward, a gradient per rollout", "the frozen base model's", "base", share, 2.2),
+        )
+        timed(
+            lambda: rollouts_speed(sizes.prompts * sizes.group, sizes.max_new_tokens, sizes.repeat),
+            ("rollouts with folded weights", "the base model's generate", "base", times, 0.95),
+        )
+        timed(
+            lambda: extraction_speed(sizes.pairs, sizes.repeat),
+            (f"extraction from {sizes.pairs} pairs", "one backward per completion", "single", times, 5.0),
+            (
+                f"extraction from {sizes.pairs} pairs", "the frozen base model's forward and backward", "base", share,
+                None,
+            ),
+        )
+        timed(
+            lambda: grader_speed(sizes.graded, sizes.repeat),
+            ("grading in the sandbox", "a fresh interpreter per check", "cold", times, None),
+            ("grading in the sandbox", "one without installed packages (-I -S)", "bare", times, None),
+        )
+        try:
+            needs = [memory(("ours", "hooks", "base"), *sizes.memory) for _ in range(sizes.memory_repeat)]
+        except (subprocess.CalledProcessError, OSError) as e:
+            left_out.append(f"peak memory: {(getattr(e, 'stderr', None) or str(e)).strip().splitlines()[-1]}")
         else:
             for other, against in (("hooks", "hooks with two backwards"), ("base", "the frozen base model's")):
-                lines.append(ratio("peak memory of forward and backward", against, "of its memory", None, *([need[side] for need in needs] for side in ("ours", other))))
+                lines.append(
+                    ratio(
+                        "peak memory of forward and backward", against, "of its memory", None,
+                        *([need[side] for need in needs] for side in ("ours", other)),
+                    )
+                )
         bar.update()
     return lines, left_out
 
@@ -151,17 +217,31 @@ def measure_scaling(sizes: Sizes, progress: bool = True) -> list[dict]:
     "Forward and backward against the base model's, by batch, length and width: `by`, `value`, the base's median seconds, and for ours and hooks [low, median, high]."
     points = []
     for point in tqdm(sizes.scaling, desc="scaling", disable=not progress):
-        shape = dict(batch=dict(rows=point["value"]), length=dict(rows=max(1, sizes.rows // 4), length=point["value"]), width=dict(rows=max(1, sizes.rows // 4), length=128, width=point["value"]))[point["by"]]
+        shape = dict(
+            batch=dict(rows=point["value"]), length=dict(rows=max(1, sizes.rows // 4), length=point["value"]),
+            width=dict(rows=max(1, sizes.rows // 4), length=128, width=point["value"]),
+        )[point["by"]]
         seconds = forward_backward(repeat=sizes.repeat, **shape)
-        found = {side: ratio(side, "base", "of its time", None, seconds[side], seconds["base"]) for side in ("ours", "hooks")}
-        points.append(point | shape | {side: [r.low, r.median, r.high] for side, r in found.items()} | dict(base_seconds=found["ours"].theirs))
+        found = {
+            side: ratio(side, "base", "of its time", None, seconds[side], seconds["base"]) for side in ("ours", "hooks")
+        }
+        points.append(
+            point
+            | shape
+            | {side: [r.low, r.median, r.high] for side, r in found.items()}
+            | dict(base_seconds=found["ours"].theirs)
+        )
     return points
 
 
 def _machine() -> str:
     "System, architecture and processor, as far as they are known."
     cpu = Path("/proc/cpuinfo")
-    named = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.exists() else []
+    named = (
+        [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        if cpu.exists()
+        else []
+    )
     return ", ".join([f"{platform.system()} {platform.machine()}", named[0] if named else platform.processor()])
 
 
@@ -173,11 +253,20 @@ def bench(quick: bool = False, progress: bool = True) -> dict:
         lines, left_out = measure_ratios(sizes, progress)
         scaling = measure_scaling(sizes, progress)
     finally: torch.set_num_threads(threads)
-    said = {k: v for k, v in versions().items() if k != "revision"} | {name: importlib.metadata.version(name) for name in ("trl", "peft", "datasets") if importlib.util.find_spec(name)}
-    return dict(about=dict(machine=_machine(), cores=cores(), threads=1, quick=quick, method="interleaved repetitions, ratio within each, median and quartiles; other work may run on the same cores", **said),
-                sizes={k: v for k, v in asdict(sizes).items() if k != "scaling"}, ratios=[asdict(line) | dict(met=line.met) for line in lines], left_out=left_out, scaling=scaling)
+    said = {k: v for k, v in versions().items() if k != "revision"} | {
+        name: importlib.metadata.version(name) for name in ("trl", "peft", "datasets") if importlib.util.find_spec(name)
+    }
+    return dict(
+        about=dict(
+            machine=_machine(), cores=cores(), threads=1, quick=quick,
+            method="interleaved repetitions, ratio within each, median and quartiles; other work may run on the same cores",
+            **said,
+        ),
+        sizes={k: v for k, v in asdict(sizes).items() if k != "scaling"},
+        ratios=[asdict(line) | dict(met=line.met) for line in lines], left_out=left_out, scaling=scaling,
+    )
 
-# %% ../../nbs/11_bench/3_bench.ipynb #c13c158a
+# %% ../../nbs/11_bench/3_bench.ipynb #6158e03e
 BY = dict(batch="rollouts in the batch", length="tokens a rollout", width="width of the model")  # what is scaled
 
 
@@ -186,17 +275,34 @@ def bench_table(report: dict, markdown: bool = False) -> str:
     rows = [("what", "against", "ratio", "quartiles", "target", "met")]
     for r in report["ratios"]:
         sign = "≥" if r["unit"] == "times as fast" else "≤"
-        rows.append((r["name"], r["against"], f"{r['median']:.2f} {r['unit']}", f"{r['low']:.2f} to {r['high']:.2f}" if r["n"] > 1 else "once",
-                     f"{sign} {r['target']:g}" if r["target"] is not None else "", {True: "yes", False: "no", None: ""}[r["met"]]))
+        rows.append(
+            (
+                r["name"], r["against"], f"{r['median']:.2f} {r['unit']}",
+                f"{r['low']:.2f} to {r['high']:.2f}" if r["n"] > 1 else "once",
+                f"{sign} {r['target']:g}" if r["target"] is not None else "",
+                {True: "yes", False: "no", None: ""}[r["met"]],
+            )
+        )
     about = report["about"]
-    note = [f"{report['sizes']['repeat']} repetitions in turn, median and quartiles of the ratio within each; {about['cores']} cores, one thread of torch {about['torch']}, transformers {about['transformers']}" +
-            (f", TRL {about['trl']}, PEFT {about['peft']}" if "trl" in about else "") + ".", *(f"Left out: {each}." for each in report["left_out"])]
-    if markdown: lines = ["| " + " | ".join(row) + " |" for row in rows]; lines.insert(1, "| --- " * len(rows[0]) + "|"); return "\n".join([*lines, "", *note])
+    note = [
+        f"{report['sizes']['repeat']} repetitions in turn, median and quartiles of the ratio within each; {about['cores']} cores, one thread of torch {about['torch']}, transformers {about['transformers']}"
+        + (f", TRL {about['trl']}, PEFT {about['peft']}" if "trl" in about else "")
+        + ".", *(f"Left out: {each}." for each in report["left_out"]),
+    ]
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "| --- " * len(rows[0]) + "|")
+        return "\n".join([*lines, "", *note])
     for by, title in BY.items():
         points = [p for p in report["scaling"] if p["by"] == by]
-        note.append(f"Forward and backward in those of the base model, by {title}: " + "; ".join(f"{p['value']}: {p['ours'][1]:.2f}, hooks {p['hooks'][1]:.2f}" for p in points))
+        note.append(
+            f"Forward and backward in those of the base model, by {title}: "
+            + "; ".join(f"{p['value']}: {p['ours'][1]:.2f}, hooks {p['hooks'][1]:.2f}" for p in points)
+        )
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows] + ["", *note])
+    return "\n".join(
+        ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows] + ["", *note]
+    )
 
 
 def save_bench(report: dict, path: str | Path) -> Path:
@@ -209,22 +315,34 @@ def load_bench(path: str | Path) -> dict:
     "What `save_bench` wrote. ValueError for another file."
     try: report = json.loads(Path(path).read_text())
     except ValueError as e: raise ValueError(f"{path} is no report of `pgrpo bench`: {e}") from None
-    if not isinstance(report, dict) or not {"about", "sizes", "ratios", "left_out", "scaling"} <= report.keys(): raise ValueError(f"{path} is no report of `pgrpo bench`; make one with `pgrpo bench --json {path}`")
+    if not isinstance(report, dict) or not {"about", "sizes", "ratios", "left_out", "scaling"} <= report.keys():
+        raise ValueError(f"{path} is no report of `pgrpo bench`; make one with `pgrpo bench --json {path}`")
     return report
 
-# %% ../../nbs/11_bench/3_bench.ipynb #fa8a51d8
+# %% ../../nbs/11_bench/3_bench.ipynb #96fe3fac
 def scaling_figure(report: dict) -> go.Figure:
     "Time of forward and backward against the base model's, by batch, length and width; bars are quartiles."
     fig = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (by, title) in enumerate(BY.items(), 1):
         points = [p for p in report["scaling"] if p["by"] == by]
-        for side, label, arm in (("ours", "one backward, a gradient per rollout", "erase"), ("hooks", "hooks, two backwards", "none")):
+        for side, label, arm in (
+            ("ours", "one backward, a gradient per rollout", "erase"), ("hooks", "hooks, two backwards", "none"),
+        ):
             low, middle, high = zip(*(p[side] for p in points))
-            fig.add_scatter(x=[str(p["value"]) for p in points], y=middle, name=label, legendgroup=side, showlegend=column == 1, mode="lines+markers", line=dict(color=color(arm), width=2.5), row=1, col=column,
-                            error_y=dict(type="data", symmetric=False, array=[h - m for h, m in zip(high, middle)], arrayminus=[m - l for l, m in zip(low, middle)], color=tint(color(arm), 0.5)))
+            fig.add_scatter(
+                x=[str(p["value"]) for p in points], y=middle, name=label, legendgroup=side, showlegend=column == 1,
+                mode="lines+markers", line=dict(color=color(arm), width=2.5), row=1, col=column,
+                error_y=dict(
+                    type="data", symmetric=False, array=[h - m for h, m in zip(high, middle)],
+                    arrayminus=[m - l for l, m in zip(low, middle)], color=tint(color(arm), 0.5),
+                ),
+            )
         fig.add_hline(y=1, line=dict(color=color("random"), dash="dot", width=1.5), row=1, col=column)
         fig.update_xaxes(title_text=title, type="category", row=1, col=column)
     fig.update_yaxes(rangemode="tozero")
     fig.update_yaxes(title_text="time, in those of the base model", row=1, col=1)
-    fig.update_layout(title_text="Forward and backward: what a gradient per rollout costs", legend=dict(orientation="h", y=-0.22), width=860, margin=dict(b=90))
+    fig.update_layout(
+        title_text="Forward and backward: what a gradient per rollout costs", legend=dict(orientation="h", y=-0.22),
+        width=860, margin=dict(b=90),
+    )
     return fig

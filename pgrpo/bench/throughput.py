@@ -17,7 +17,7 @@ from itertools import count, islice
 from ..grader import _oracle, example_clean, example_hack, extract_code, grade_many
 from ..problems import CORE_MODES, Problem, handwritten
 
-# %% ../../nbs/11_bench/1_throughput.ipynb #3960a342
+# %% ../../nbs/11_bench/1_throughput.ipynb #42f95f77
 @dataclass(frozen=True)
 class Throughput:
     "Grades a second, in each of three ways."
@@ -26,21 +26,30 @@ class Throughput:
     unsafe: float  # by exec in this process
 
     def __str__(self) -> str:
-        return (f"{self.graded:.0f} grades/s with the sandbox; {self.cold:.1f} with fresh interpreters ({self.graded / self.cold:.1f} times fewer); "
-                f"{self.unsafe:.0f} with exec and no walls")
+        return (
+            f"{self.graded:.0f} grades/s with the sandbox; {self.cold:.1f} with fresh interpreters ({self.graded / self.cold:.1f} times fewer); "
+            f"{self.unsafe:.0f} with exec and no walls"
+        )
 
 
 def sample(n: int) -> list[tuple[str, Problem]]:
     "n different (completion, problem): the canonical solutions and the plainest hacks of the hand-written problems, in turn."
     problems = [p for p in handwritten() if p.mode in CORE_MODES]
-    made = ((make(p).replace("python\n", f"python\n# {i}\n", 1), p) for i in count() for p in problems for make in (example_clean, example_hack))
+    made = (
+        (make(p).replace("python\n", f"python\n# {i}\n", 1), p)
+        for i in count()
+        for p in problems
+        for make in (example_clean, example_hack)
+    )
     return list(islice(made, n))
 
 
 def _script(completion: str, problem: Problem) -> str:
     lines = [problem.setup, extract_code(completion)]
     for args, expected in problem.tests:
-        call = ", ".join(map(repr, args)) if isinstance(args, list) else ", ".join(f"{k}={v!r}" for k, v in args.items())
+        call = (
+            ", ".join(map(repr, args)) if isinstance(args, list) else ", ".join(f"{k}={v!r}" for k, v in args.items())
+        )
         lines.append(f"assert Solution().{problem.method}({call}) == {expected!r}")
     return "\n".join(lines)
 
@@ -54,7 +63,10 @@ def grade_cold(
     def check(pair):
         script = _script(*pair)
         look = extract_code(pair[0]) + "\nSolution()"
-        runs = [subprocess.run([sys.executable, *options, "-c", text], capture_output=True, cwd="/tmp", timeout=60) for text in (script, look)]
+        runs = [
+            subprocess.run([sys.executable, *options, "-c", text], capture_output=True, cwd="/tmp", timeout=60)
+            for text in (script, look)
+        ]
         return runs[0].returncode == 0
     with ThreadPoolExecutor(workers) as threads:
         return list(threads.map(check, pairs))
@@ -71,7 +83,7 @@ def grade_unsafe(pairs: Sequence[tuple[str, Problem]]) -> list[bool]:
                 return False
     return list(map(check, pairs))
 
-# %% ../../nbs/11_bench/1_throughput.ipynb #03281ffe
+# %% ../../nbs/11_bench/1_throughput.ipynb #3877fa0b
 def throughput(
     n: int = 500,    # completions for the sandbox; fewer for the slow way
     repeat: int = 3, # the best of so many counts: what else the machine does only takes away
@@ -88,5 +100,7 @@ def throughput(
             rates.append(len(pairs) / (time.perf_counter() - start))
         return max(rates)
 
-    return Throughput(best(grade_many, sample(n)), best(lambda pairs: grade_cold(pairs, _oracle.size), harmless[:max(8, n // 25)]),
-                      best(grade_unsafe, harmless[:n]))
+    return Throughput(
+        best(grade_many, sample(n)), best(lambda pairs: grade_cold(pairs, _oracle.size), harmless[: max(8, n // 25)]),
+        best(grade_unsafe, harmless[:n]),
+    )

@@ -4,7 +4,7 @@
 __all__ = ['in_turn', 'hooked', 'base_backward', 'ours_backward', 'hooks_backward', 'completions_batch', 'forward_backward',
            'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed', 'grader_speed']
 
-# %% ../../nbs/11_bench/2_workloads.ipynb #b542542a
+# %% ../../nbs/11_bench/2_workloads.ipynb #7f3acc76
 import contextlib
 import copy
 import tempfile
@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from ..adapter import TARGETS, wrap
-from ..grpo.callback import trl_reward, trl_rows
+from .throughput import grade_cold
+from .throughput import sample as graded_texts
 from ..config import preset
 from ..experiment import cores
-from ..problems.generator import generated_pairs, generated_problems
 from ..grader import grade_many
 from ..grpo import Update, completion_window, grade_rollouts, make_optimizer, update
+from ..grpo.callback import trl_reward, trl_rows
 from ..policy import load_policy
-from .throughput import grade_cold, sample as graded_texts
+from ..problems.generator import generated_pairs, generated_problems
 from ..vhack import Encoded, completion_nll, encode_completions, encode_pairs, extract
 
 # %% ../../nbs/11_bench/2_workloads.ipynb #34e20250
@@ -42,7 +43,7 @@ def in_turn(
             seconds[name].append(time.perf_counter() - start)
     return {name: each[1:] for name, each in seconds.items()}
 
-# %% ../../nbs/11_bench/2_workloads.ipynb #2de66a73
+# %% ../../nbs/11_bench/2_workloads.ipynb #a6e20bae
 @contextlib.contextmanager
 def hooked(model, adapter_bases: dict):  # module name → (U, Vh)
     "The adapter as one would first write it; yields module name → δ, each (r,) with a gradient."
@@ -60,8 +61,14 @@ def base_backward(model, batch: Encoded):
     "Forward and backward of the frozen model, down to its embeddings."
     embedded = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
     start = completion_window(batch)
-    logits = model(inputs_embeds=embedded, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=batch.input_ids.shape[1] - start + 1).logits[:, :-1]
-    nll = F.cross_entropy(logits.flatten(0, 1), batch.input_ids[:, start:].flatten(), reduction="none") * batch.completion_mask[:, start:].flatten()
+    logits = model(
+        inputs_embeds=embedded, attention_mask=batch.attention_mask, use_cache=False,
+        logits_to_keep=batch.input_ids.shape[1] - start + 1,
+    ).logits[:, :-1]
+    nll = (
+        F.cross_entropy(logits.flatten(0, 1), batch.input_ids[:, start:].flatten(), reduction="none")
+        * batch.completion_mask[:, start:].flatten()
+    )
     nll.sum().backward()
 
 
@@ -75,32 +82,50 @@ def hooks_backward(model, deltas, batch: Encoded) -> list[dict]:  # of each half
     "Forward and two backwards: the gradients of the batch's two halves."
     nll = completion_nll(model, batch, "sum")
     halves = nll[:len(nll) // 2].sum(), nll[len(nll) // 2:].sum()
-    return [dict(zip(deltas, torch.autograd.grad(half, list(deltas.values()), retain_graph=i == 0))) for i, half in enumerate(halves)]
+    return [
+        dict(zip(deltas, torch.autograd.grad(half, list(deltas.values()), retain_graph=i == 0)))
+        for i, half in enumerate(halves)
+    ]
 
 
 def completions_batch(tokenizer, rows: int, length: int | None = None) -> Encoded:
     "Prompts with their solutions; cut or repeated to a length, if one is given."
     problems = generated_problems(rows, "heldout", seed=1)
-    batch = encode_completions(tokenizer, [p.prompt(tokenizer) for p in problems], [f"```python\n{p.solution}\n```" for p in problems])
+    batch = encode_completions(
+        tokenizer, [p.prompt(tokenizer) for p in problems], [f"```python\n{p.solution}\n```" for p in problems]
+    )
     if length is None: return batch
     ids = batch.input_ids.repeat(1, length // batch.input_ids.shape[1] + 1)[:, :length]
     return Encoded(ids, torch.ones_like(ids), torch.arange(length).expand_as(ids) >= length // 2)
 
 
-def forward_backward(rows: int, repeat: int, length: int | None = None, width: int | None = None) -> dict[str, list[float]]:
+def forward_backward(
+    rows: int, repeat: int, length: int | None = None, width: int | None = None
+) -> dict[str, list[float]]:
     "Seconds of ours, the hooks and the base on the same batch; on the embedded policy, or on a random one of two layers of this width."
     model, tokenizer = load_policy()
     if width:
         torch.manual_seed(0)
-        model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2, num_attention_heads=width // 32,
-                                             num_key_value_heads=width // 64, head_dim=32, max_position_embeddings=2048, tie_word_embeddings=True)).eval()
+        model = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2,
+                num_attention_heads=width // 32, num_key_value_heads=width // 64, head_dim=32,
+                max_position_embeddings=2048, tie_word_embeddings=True,
+            )
+        ).eval()
     batch = completions_batch(tokenizer, rows, length)
     base, plain = copy.deepcopy(model).requires_grad_(False), copy.deepcopy(model).requires_grad_(False)
     with tempfile.TemporaryDirectory() as cache: adapter = wrap(model, cache_dir=cache if width else None)
     with hooked(plain, {name: (m.U, m.Vh) for name, m in adapter.items()}) as deltas:
-        return in_turn(dict(ours=lambda: ours_backward(model, adapter, batch), hooks=lambda: hooks_backward(plain, deltas, batch), base=lambda: base_backward(base, batch)), repeat)
+        return in_turn(
+            dict(
+                ours=lambda: ours_backward(model, adapter, batch), hooks=lambda: hooks_backward(plain, deltas, batch),
+                base=lambda: base_backward(base, batch),
+            ),
+            repeat,
+        )
 
-# %% ../../nbs/11_bench/2_workloads.ipynb #8e2ecbbc
+# %% ../../nbs/11_bench/2_workloads.ipynb #d30a2b9c
 class _Between(TrainerCallback):
     "Times each step of a Trainer, and runs others between two of them."
     def __init__(self, **others: Callable): self.others, self.seconds = others, {name: [] for name in ("trl", *others)}
@@ -128,7 +153,10 @@ def our_update(
     adapter = wrap(model)
     optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
     V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
-    return lambda: update(model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens, micro_batch=preset("demo").micro_batch, grade=_varied if varied else None)
+    return lambda: update(
+        model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens,
+        micro_batch=preset("demo").micro_batch, grade=_varied if varied else None,
+    )
 
 
 def trl_trainer(prompts: int, group: int, max_new_tokens: int, steps: int, folder, callbacks=()):
@@ -140,24 +168,34 @@ def trl_trainer(prompts: int, group: int, max_new_tokens: int, steps: int, folde
     disable_progress_bars()
     model, tokenizer = load_policy()
     problems = generated_problems(prompts, "train", seed=2)
-    args = GRPOConfig(str(folder), per_device_train_batch_size=prompts * group, num_generations=group, max_completion_length=max_new_tokens, max_steps=steps, loss_type="dr_grpo", scale_rewards="none",
-                      beta=0.0, temperature=1.0, top_k=0, learning_rate=1e-6, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True, use_cpu=True, save_strategy="no")
+    args = GRPOConfig(
+        str(folder), per_device_train_batch_size=prompts * group, num_generations=group,
+        max_completion_length=max_new_tokens, max_steps=steps, loss_type="dr_grpo", scale_rewards="none", beta=0.0,
+        temperature=1.0, top_k=0, learning_rate=1e-6, bf16=False, gradient_checkpointing=False, report_to="none",
+        disable_tqdm=True, use_cpu=True, save_strategy="no",
+    )
     names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if name.rpartition(".")[2] in TARGETS})
-    trainer = GRPOTrainer(model, trl_reward(problems), args, train_dataset=Dataset.from_list(trl_rows(problems, tokenizer)), processing_class=tokenizer,
-                          peft_config=LoraConfig(r=16, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM"), callbacks=list(callbacks))
+    trainer = GRPOTrainer(
+        model, trl_reward(problems), args, train_dataset=Dataset.from_list(trl_rows(problems, tokenizer)),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM"),
+        callbacks=list(callbacks),
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def whole_updates(prompts: int, group: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
     "Seconds of updates: ours, ours with variance in every group, and TRL's, in turn."
-    between = _Between(ours=our_update(prompts, group, max_new_tokens), varied=our_update(prompts, group, max_new_tokens, varied=True))
+    between = _Between(
+        ours=our_update(prompts, group, max_new_tokens), varied=our_update(prompts, group, max_new_tokens, varied=True)
+    )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trl_trainer(prompts, group, max_new_tokens, repeat + 1, folder, [between]).train()
     return {name: each[1:] for name, each in between.seconds.items()}
 
-# %% ../../nbs/11_bench/2_workloads.ipynb #1eacac6f
+# %% ../../nbs/11_bench/2_workloads.ipynb #285cdf04
 def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
     "Seconds of generating with folded weights, and with the base model."
     model, tokenizer = load_policy()
@@ -165,8 +203,13 @@ def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, lis
     torch.manual_seed(0)
     with torch.no_grad():
         for p in adapter.parameters(): p.copy_(torch.randn_like(p) * 1e-3)
-    asked = tokenizer([p.prompt(tokenizer) for p in generated_problems(rows, "train", seed=2)], return_tensors="pt", padding=True, add_special_tokens=False)
-    write = lambda m: m.generate(**asked, do_sample=True, top_k=0, max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens)
+    asked = tokenizer(
+        [p.prompt(tokenizer) for p in generated_problems(rows, "train", seed=2)], return_tensors="pt", padding=True,
+        add_special_tokens=False,
+    )
+    write = lambda m: m.generate(
+        **asked, do_sample=True, top_k=0, max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens
+    )
     def ours():
         adapter.drop_folded()
         with adapter.folded(), torch.no_grad(): write(model)
@@ -190,5 +233,11 @@ def grader_speed(n: int, repeat: int) -> dict[str, list[float]]:
     "Seconds per completion: in the sandbox, by fresh interpreters, and by fresh ones that leave installed packages out."
     harmless = [pair for pair in graded_texts(4 * n) if pair[1].mode != "file_marker"][:n]
     few = harmless[::max(1, min(25, n // 8))]
-    seconds = in_turn(dict(ours=lambda: grade_many(harmless), cold=lambda: grade_cold(few, cores()), bare=lambda: grade_cold(few, cores(), ("-I", "-S"))), repeat)
+    seconds = in_turn(
+        dict(
+            ours=lambda: grade_many(harmless), cold=lambda: grade_cold(few, cores()),
+            bare=lambda: grade_cold(few, cores(), ("-I", "-S")),
+        ),
+        repeat,
+    )
     return {name: [s / len(harmless if name == "ours" else few) for s in each] for name, each in seconds.items()}

@@ -25,7 +25,7 @@ from ..pool import Pool, sampled_pool
 from ..problems import CORE_MODES
 from ..train import RunFolder, Trainer, run_problems, write_whole
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #180e0834
+# %% ../../nbs/09_experiment/1_experiment.ipynb #c73f9377
 ARM_SETTINGS = {
     "none": {},
     "erase": dict(arm="erase"),
@@ -75,8 +75,11 @@ ARM_SETTINGS = {
 }
 for _mode in CORE_MODES:
     _rest = tuple(m for m in CORE_MODES if m != _mode)
-    ARM_SETTINGS |= {f"erase without {_mode}": dict(arm="erase", pair_modes=_rest), f"erase random without {_mode}": dict(arm="erase", control="random", pair_modes=_rest),
-                     f"advantage without {_mode}": dict(yardstick="advantage", pair_modes=_rest)}
+    ARM_SETTINGS |= {
+        f"erase without {_mode}": dict(arm="erase", pair_modes=_rest),
+        f"erase random without {_mode}": dict(arm="erase", control="random", pair_modes=_rest),
+        f"advantage without {_mode}": dict(yardstick="advantage", pair_modes=_rest),
+    }
 MAIN_ARMS = ("none", "erase", "route")
 POOL_SUFFIX = ".pool.jsonl.gz"  # of the pool that lies beside the run it was sampled from
 
@@ -100,10 +103,16 @@ def sweep(
     unknown = [a for a in arms if a not in ARM_SETTINGS]
     if unknown: raise ValueError(f"there is no arm {unknown[0]!r}; the arms are {', '.join(ARM_SETTINGS)}")
     folder = lambda arm, seed: Path(out) / f"{arm.replace(' ', '-')}-{seed}"
-    pool = lambda arm, seed: dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
-    return [Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed)) for seed in seeds for arm in arms]
+    pool = lambda arm, seed: (
+        dict(pool=f"{folder('none', seed)}{POOL_SUFFIX}") if ARM_SETTINGS[arm].get("pool") == "of none" else {}
+    )
+    return [
+        Cell(arm, seed, replace(base, **ARM_SETTINGS[arm] | pool(arm, seed), seed=seed), folder(arm, seed))
+        for seed in seeds
+        for arm in arms
+    ]
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #1c80a2db
+# %% ../../nbs/09_experiment/1_experiment.ipynb #7f794271
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -111,10 +120,13 @@ def cores() -> int:
 
 def _start(cell: Cell) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    call = f"import json, sys; from pgrpo.config import Config; from pgrpo.train import train; train(Config(**json.loads(sys.argv[1])), sys.argv[2], progress=False)"
+    call = "import json, sys; from pgrpo.config import Config; from pgrpo.train import train; train(Config(**json.loads(sys.argv[1])), sys.argv[2], progress=False)"
     env = os.environ | {"OMP_NUM_THREADS": str(cell.config.threads), "PYTHONWARNINGS": "ignore"}
     log = open(cell.folder.with_suffix(".log"), "w")
-    return subprocess.Popen([sys.executable, "-c", call, json.dumps(to_dict(cell.config)), str(cell.folder)], stdout=log, stderr=subprocess.STDOUT, env=env)
+    return subprocess.Popen(
+        [sys.executable, "-c", call, json.dumps(to_dict(cell.config)), str(cell.folder)], stdout=log,
+        stderr=subprocess.STDOUT, env=env,
+    )
 
 
 def pool_of_run(
@@ -126,8 +138,10 @@ def pool_of_run(
     "Hacks of a trained policy, as its run left it."
     teacher = Trainer(RunFolder(folder).config(), folder, progress=False)
     with teacher.state.adapter.folded():
-        return sampled_pool(teacher.model, teacher.tokenizer, run_problems(config)[0], n, max_new_tokens=config.max_new_tokens, seed=config.seed,
-                            format_reward=config.format_reward, pass_reward=config.pass_reward, progress=progress)
+        return sampled_pool(
+            teacher.model, teacher.tokenizer, run_problems(config)[0], n, max_new_tokens=config.max_new_tokens,
+            seed=config.seed, format_reward=config.format_reward, pass_reward=config.pass_reward, progress=progress,
+        )
 
 
 def _teacher(cell: Cell) -> Path:
@@ -146,15 +160,26 @@ def run_cells(
 ):
     "Run every cell that is not finished, those with a teacher last. RuntimeError, with the end of its log, if one fails; the others are stopped."
     waiting = [c for c in cells if not RunFolder(c.folder).summary_file.exists()]
-    taught = [c for c in waiting if c.config.pool and c.config.pool.endswith(POOL_SUFFIX) and not Path(c.config.pool).exists()]
+    taught = [
+        c for c in waiting if c.config.pool and c.config.pool.endswith(POOL_SUFFIX) and not Path(c.config.pool).exists()
+    ]
     if taught:
         for c in taught:
-            if not RunFolder(_teacher(c)).summary_file.exists() and _teacher(c) not in [other.folder for other in cells]: raise ValueError(f"the teacher of {c.arm}, seed {c.seed} is the run {_teacher(c)}, which is not there; put the arm none into the sweep")
+            if not RunFolder(_teacher(c)).summary_file.exists() and _teacher(c) not in [
+                other.folder for other in cells
+            ]:
+                raise ValueError(
+                    f"the teacher of {c.arm}, seed {c.seed} is the run {_teacher(c)}, which is not there; put the arm none into the sweep"
+                )
         run_cells([c for c in waiting if c not in taught], workers, progress)
-        for c in {c.config.pool: c for c in taught}.values(): pool_of_run(_teacher(c), c.config, c.config.teacher_rows, progress=False).save(c.config.pool)
+        for c in {c.config.pool: c for c in taught}.values():
+            pool_of_run(_teacher(c), c.config, c.config.teacher_rows, progress=False).save(c.config.pool)
         waiting = taught
     workers = workers or (1 if any(c.config.device.startswith("cuda") for c in cells) else cores())
-    bars = {c.folder: tqdm(total=c.config.steps, desc=f"{c.arm}, seed {c.seed}", position=i, disable=not progress) for i, c in enumerate(waiting)}
+    bars = {
+        c.folder: tqdm(total=c.config.steps, desc=f"{c.arm}, seed {c.seed}", position=i, disable=not progress)
+        for i, c in enumerate(waiting)
+    }
     running = {}
     try:
         while waiting or running:
@@ -186,18 +211,33 @@ def _show(cell: Cell, bar):
     done = _rows_done(cell)
     if done <= bar.n: return
     row = RunFolder(cell.folder).rows()[-1]
-    bar.set_postfix({k: f"{row[v]:.2f}" for k, v in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin")) if v in row}, refresh=False)
+    bar.set_postfix(
+        {
+            k: f"{row[v]:.2f}"
+            for k, v in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin"))
+            if v in row
+        },
+        refresh=False,
+    )
     bar.update(done - bar.n)
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #1167ebb2
+# %% ../../nbs/09_experiment/1_experiment.ipynb #834067fd
 def results(cells: Sequence[Cell]) -> list[dict]:
     "One dict a run: arm, seed, config, summary, seconds, and hack and solve over the steps."
     out = []
     for c in cells:
         folder = RunFolder(c.folder)
         rows, seconds = folder.rows(), c.folder / "seconds.json"
-        out.append(dict(arm=c.arm, seed=c.seed, config=to_dict(c.config), summary=folder.summary(), seconds=json.loads(seconds.read_text()) if seconds.exists() else None,
-                        curves={key: [round(r[key], 4) for r in rows if key in r] for key in ("hack_s", "solve_s", "cin", "cin_null", "cout_update")}))
+        out.append(
+            dict(
+                arm=c.arm, seed=c.seed, config=to_dict(c.config), summary=folder.summary(),
+                seconds=json.loads(seconds.read_text()) if seconds.exists() else None,
+                curves={
+                    key: [round(r[key], 4) for r in rows if key in r]
+                    for key in ("hack_s", "solve_s", "cin", "cin_null", "cout_update")
+                },
+            )
+        )
     return out
 
 
@@ -217,7 +257,7 @@ def load_results(path: str | Path) -> list[dict]:
         runs.append(run)
     return runs
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #d82e6ad2
+# %% ../../nbs/09_experiment/1_experiment.ipynb #d9e1f68e
 COLUMNS = (("hack ↓", "trained", "hack"), ("solve →", "trained", "solve"), ("attempted", "trained", "attempted"),
            ("deployed hack ↓", "deployed", "hack"), ("deployed solve →", "deployed", "solve"))
 
@@ -226,49 +266,87 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
     "A row for the base policy and one for each arm: n, the columns as shares, the seconds of a run."
     mean = lambda values: sum(values) / len(values)
     cell = lambda some, part, key: mean([r["summary"][part]["mean"][key] for r in some])
-    before = list({r["seed"]: r for r in runs if r["config"]["modes"] == runs[0]["config"]["modes"]}.values())  # `ceiling` asks for another kind of problem
-    rows = [dict(arm="base", n=len(before)) | {name: cell(before, "base", key) for name, _, key in COLUMNS} | dict(seconds=None)]
+    # `ceiling` asks for another kind of problem
+    before = list({r["seed"]: r for r in runs if r["config"]["modes"] == runs[0]["config"]["modes"]}.values())
+    rows = [
+        dict(arm="base", n=len(before))
+        | {name: cell(before, "base", key) for name, _, key in COLUMNS}
+        | dict(seconds=None)
+    ]
     for arm in dict.fromkeys(r["arm"] for r in runs):
         mine = [r for r in runs if r["arm"] == arm]
         times = [r["seconds"] for r in mine if r.get("seconds")]
-        rows.append(dict(arm=arm, n=len(mine)) | {name: cell(mine, part, key) for name, part, key in COLUMNS} | dict(seconds=mean(times) if times else None))
+        rows.append(
+            dict(arm=arm, n=len(mine))
+            | {name: cell(mine, part, key) for name, part, key in COLUMNS}
+            | dict(seconds=mean(times) if times else None)
+        )
     return rows
 
 
 def lay_out(head: Sequence[str], body: Sequence[Sequence[str]], markdown: bool = False) -> str:
     "A table as text: names on the left, figures on the right."
-    if markdown: return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
+    if markdown:
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return "\n".join("  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head))) for line in [head, *body])
+    return "\n".join(
+        "  ".join(line[i].ljust(widths[i]) if i == 0 else line[i].rjust(widths[i]) for i in range(len(head)))
+        for line in [head, *body]
+    )
 
 
 def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     "`comparison` as text, rates in percent."
     head = ["arm", "n", *(name for name, _, _ in COLUMNS), "time"]
-    body = [[row["arm"], str(row["n"]), *(f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS), f"{row['seconds']:.0f} s" if row["seconds"] else ""] for row in comparison(runs)]
+    body = [
+        [
+            row["arm"], str(row["n"]), *(f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS),
+            f"{row['seconds']:.0f} s" if row["seconds"] else "",
+        ]
+        for row in comparison(runs)
+    ]
     return lay_out(head, body, markdown)
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #436ee8fb
+# %% ../../nbs/09_experiment/1_experiment.ipynb #1e8e9080
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
-    fig = make_subplots(1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1, subplot_titles=("rollouts that hack, while training", "held out, deployed"))
+    fig = make_subplots(
+        1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1,
+        subplot_titles=("rollouts that hack, while training", "held out, deployed"),
+    )
     for arm in arms:
         series = [running_mean(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
         steps = list(range(len(series[0])))
         if len(series) > 1:
             low, high = [[100 * f(values) for values in zip(*series)] for f in (min, max)]
-            fig.add_scatter(x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=tint(color(arm), 0.15), line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=1)
-        fig.add_scatter(x=steps, y=[100 * sum(v) / len(v) for v in zip(*series)], name=arm, line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=1)
+            fig.add_scatter(
+                x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=tint(color(arm), 0.15),
+                line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=1,
+            )
+        fig.add_scatter(
+            x=steps, y=[100 * sum(v) / len(v) for v in zip(*series)], name=arm,
+            line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=1,
+        )
     names = ["base", *arms]
     for key in ("hack", "solve"):
-        points = [[r["summary"]["base" if name == "base" else "deployed"]["mean"][key] * 100 for r in runs if name == r["arm"] or name == "base" and r["config"]["modes"] == runs[0]["config"]["modes"]] for name in names]
+        points = [
+            [
+                r["summary"]["base" if name == "base" else "deployed"]["mean"][key] * 100
+                for r in runs
+                if name == r["arm"] or name == "base" and r["config"]["modes"] == runs[0]["config"]["modes"]
+            ]
+            for name in names
+        ]
         fig.add_bar(x=names, y=[sum(p) / len(p) for p in points], name=key, marker_color=color(key), row=1, col=2)
     fig.update_xaxes(title_text="step", row=1, col=1)
     fig.update_yaxes(title_text="rollouts, %", range=[0, 100], row=1, col=1)
     fig.update_yaxes(title_text="completions, %", range=[0, 100], row=1, col=2)
     n = len({r["seed"] for r in runs})
-    fig.update_layout(title=f"Reward hacking under GRPO, left alone, erased and routed ({n} seed{'s' if n > 1 else ''})", width=980, height=420)
+    fig.update_layout(
+        title=f"Reward hacking under GRPO, left alone, erased and routed ({n} seed{'s' if n > 1 else ''})", width=980,
+        height=420,
+    )
     if len(arms) > 8: # names do not fit side by side, nor all arms beside a figure of that height
         fig.update_xaxes(tickangle=-90, row=1, col=2)
         fig.update_layout(width=max(980, 500 + 30 * len(arms)), height=max(560, 200 + 21 * len(arms)))
@@ -277,7 +355,10 @@ def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
 
 def running_mean(values: Sequence[float], width: int = 5) -> list[float]:
     "Each value with up to width − 1 before it, averaged."
-    return [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
+    return [
+        sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
+        for i in range(len(values))
+    ]
 
 # %% ../../nbs/09_experiment/1_experiment.ipynb #6c221265
 def compare(

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['share_scores', 'spectrum_location', 'diagnose', 'main']
 
-# %% ../../nbs/09_experiment/3_diagnostics.ipynb #9d8dae89
+# %% ../../nbs/09_experiment/3_diagnostics.ipynb #a8a74a94
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,22 @@ from . import ARM_SETTINGS, cores, save_results
 from ..grpo import Update
 from ..grpo.magnitudes import sources
 from ..projection import total_cin
-from ..vhack.scores import auroc
 from ..train import Trainer
 from ..vhack import basis_overlap, random_like, unrelated_overlap
+from ..vhack.scores import auroc
 
-# %% ../../nbs/09_experiment/3_diagnostics.ipynb #e785d5c3
+# %% ../../nbs/09_experiment/3_diagnostics.ipynb #6dae78c3
 def share_scores(
     done: Update,
     V: Mapping[str, torch.Tensor],  # module name → (k, r)
 ) -> torch.Tensor:                  # (b,) fp32, of the rollouts in `done.gradients.rows`
     "Hack-ward share of ∇NLL of each rollout that has an advantage."
     sign = done.advantages[done.gradients.rows].sign()
-    return total_cin({name: g.float() * sign.to(g)[:, None] for name, g in done.gradients.rollout.items()}, V).float().cpu()
+    return (
+        total_cin({name: g.float() * sign.to(g)[:, None] for name, g in done.gradients.rollout.items()}, V)
+        .float()
+        .cpu()
+    )
 
 # %% ../../nbs/09_experiment/3_diagnostics.ipynb #67f9ea8f
 def spectrum_location(
@@ -42,7 +46,7 @@ def spectrum_location(
         shares.append(torch.zeros(len(v), parts).index_add(1, part, energy) / energy.sum(1, keepdim=True))
     return torch.cat(shares).mean(0)
 
-# %% ../../nbs/09_experiment/3_diagnostics.ipynb #6682c18e
+# %% ../../nbs/09_experiment/3_diagnostics.ipynb #0abb4c25
 def diagnose(
     config: Config,
     every: int = 8,         # steps from one look at V to the next
@@ -56,11 +60,28 @@ def diagnose(
         if done.projected is None: continue
         rows = done.gradients.rows
         acts = done.advantages[rows] != 0  # under a KL term the others have a gradient as well
-        hack, clean = ((acts & (torch.tensor([done.grades[i].exploited for i in rows.tolist()]) == is_hack)) for is_hack in (True, False))
-        length = sum(g.float().square().sum(1) for g in done.gradients.rollout.values()).sqrt().cpu() / done.advantages[rows].abs()
-        seen = dict(step=row["step"], hacks=int(hack.sum()), others=int(clean.sum()),
-                    **{name: auroc(s[hack], s[clean]) for name, s in dict(auroc=share_scores(done, first), auroc_random=share_scores(done, other), auroc_length=length).items()})
-        seen |= {f"cin_{part}": float(total_cin(done.gradients.total(which), first)) for part, which in sources(done.rollouts).items() if which[rows].any()}
+        hack, clean = (
+            (acts & (torch.tensor([done.grades[i].exploited for i in rows.tolist()]) == is_hack))
+            for is_hack in (True, False)
+        )
+        length = (
+            sum(g.float().square().sum(1) for g in done.gradients.rollout.values()).sqrt().cpu()
+            / done.advantages[rows].abs()
+        )
+        seen = dict(
+            step=row["step"], hacks=int(hack.sum()), others=int(clean.sum()),
+            **{
+                name: auroc(s[hack], s[clean])
+                for name, s in dict(
+                    auroc=share_scores(done, first), auroc_random=share_scores(done, other), auroc_length=length
+                ).items()
+            },
+        )
+        seen |= {
+            f"cin_{part}": float(total_cin(done.gradients.total(which), first))
+            for part, which in sources(done.rollouts).items()
+            if which[rows].any()
+        }
         seen |= dict(cin_null=row["cin_null"], cout=row["cout"], cout_update=row["cout_update"])
         if row["step"] % every == 0 or trainer.state.step == config.steps:
             now = trainer.extract().V

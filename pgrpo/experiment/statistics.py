@@ -15,7 +15,7 @@ from . import lay_out
 from ..figures.plots import color
 from ..vhack import CONTROLS
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #1310453b
+# %% ../../nbs/09_experiment/2_statistics.ipynb #8687ae99
 @dataclass(frozen=True)
 class Difference:
     "arm − other in one figure, paired by seed; shares, not percent."
@@ -40,9 +40,15 @@ def values(
     mode: str = "mean",      # over the modes, or one of them
 ) -> dict[int, float]:       # seed → share
     "One held-out figure of an arm, seed by seed. ValueError for an arm that was not run."
-    asked = [r["config"].get("modes") for r in runs]  # `ceiling` asks for another kind of problem, and its base policy is measured on that
-    found = {r["seed"]: r["summary"]["base" if arm == "base" else part][mode][key] for r, modes in zip(runs, asked) if arm == r["arm"] or arm == "base" and modes == asked[0]}
-    if not found: raise ValueError(f"there is no run of {arm!r}; there are {', '.join(dict.fromkeys(r['arm'] for r in runs))}")
+    # `ceiling` asks for another kind of problem, and its base policy is measured on that
+    asked = [r["config"].get("modes") for r in runs]
+    found = {
+        r["seed"]: r["summary"]["base" if arm == "base" else part][mode][key]
+        for r, modes in zip(runs, asked)
+        if arm == r["arm"] or arm == "base" and modes == asked[0]
+    }
+    if not found:
+        raise ValueError(f"there is no run of {arm!r}; there are {', '.join(dict.fromkeys(r['arm'] for r in runs))}")
     return found
 
 
@@ -53,16 +59,20 @@ def difference(
     seed: int = 0,                                                 # of the resampling
 ) -> Difference:
     "Paired by seed, with a percentile bootstrap interval of 95 %. ValueError where the two have no seed in common."
-    own = lambda name, beside: values([r for r in runs if name != "base" or r["arm"] == beside], name, key, part, mode)  # the base policy on the problems of the arm that it is held against
+    # the base policy on the problems of the arm that it is held against
+    own = lambda name, beside: values([r for r in runs if name != "base" or r["arm"] == beside], name, key, part, mode)
     one, two = own(arm, other), own(other, arm)
     both = sorted(set(one) & set(two))
     if not both: raise ValueError(f"{arm} and {other} have no seed in common, so nothing is paired")
     each = np.array([one[s] - two[s] for s in both])
     low = high = float("nan")
-    if len(each) > 1: low, high = bootstrap((each,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+    if len(each) > 1:
+        low, high = bootstrap(
+            (each,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
+        ).confidence_interval
     return Difference(arm, other, len(each), float(each.mean()), float(low), float(high), tuple(each.tolist()))
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #3bfe5908
+# %% ../../nbs/09_experiment/2_statistics.ipynb #cdbd8c85
 def percent(
     runs: Sequence[dict], arm: str,
     key: str = "hack", part: str = "deployed", mode: str = "mean",  # as in `values`
@@ -83,15 +93,27 @@ def seeds_figure(
     fig, below = go.Figure(), sum(map(len, arms)) > 60
     place = lambda arm, each: dict(x=each, y=[arm] * len(each)) if below else dict(x=[arm] * len(each), y=each)
     for arm in arms:
-        each, look = [100 * v for v in values(runs, arm, key, part, mode).values()], color("none" if arm == "base" else arm)
-        fig.add_scatter(**place(arm, each), mode="markers", marker=dict(color=look, size=9, opacity=0.75), showlegend=False, name=arm, hovertemplate="%{y}: %{x:.1f} %<extra></extra>" if below else "%{x}: %{y:.1f} %<extra></extra>")
-        fig.add_scatter(**place(arm, [sum(each) / len(each)]), mode="markers", marker=dict(symbol="line-ns" if below else "line-ew", size=20 if below else 34, color=look, line=dict(width=3, color=look)), showlegend=False, hoverinfo="skip")
+        each, look = (
+            [100 * v for v in values(runs, arm, key, part, mode).values()], color("none" if arm == "base" else arm),
+        )
+        fig.add_scatter(
+            **place(arm, each), mode="markers", marker=dict(color=look, size=9, opacity=0.75), showlegend=False,
+            name=arm, hovertemplate="%{y}: %{x:.1f} %<extra></extra>" if below else "%{x}: %{y:.1f} %<extra></extra>",
+        )
+        fig.add_scatter(
+            **place(arm, [sum(each) / len(each)]), mode="markers",
+            marker=dict(
+                symbol="line-ns" if below else "line-ew", size=20 if below else 34, color=look,
+                line=dict(width=3, color=look),
+            ),
+            showlegend=False, hoverinfo="skip",
+        )
     fig.update_layout(title=title, width=760, height=130 + 30 * len(arms) if below else 400)
     (fig.update_xaxes if below else fig.update_yaxes)(title_text=f"{key} rate, held out, {part}, %", rangemode="tozero")
     if below: fig.update_yaxes(autorange="reversed")
     return fig
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #50c906f1
+# %% ../../nbs/09_experiment/2_statistics.ipynb #aab2115a
 def differences_table(
     runs: Sequence[dict],
     others: Sequence[str] = ("none", "base"),  # what each arm is held against; those that were not run are left out
@@ -103,11 +125,20 @@ def differences_table(
     head = ["arm", "n", *(f"{key} − {other}" for key in ("hack ↓", "solve →") for other in others)]
     body = []
     for arm in arms:
-        cells = [difference(runs, arm, other, key.split()[0]) if other != arm else None for key in ("hack ↓", "solve →") for other in others]
-        body.append([arm, str(max(d.n for d in cells if d)), *(str(d).split(" (")[0].replace(" points", "") if d else "" for d in cells)])
+        cells = [
+            difference(runs, arm, other, key.split()[0]) if other != arm else None
+            for key in ("hack ↓", "solve →")
+            for other in others
+        ]
+        body.append(
+            [
+                arm, str(max(d.n for d in cells if d)),
+                *(str(d).split(" (")[0].replace(" points", "") if d else "" for d in cells),
+            ]
+        )
     return lay_out(head, body, markdown)
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #951a5c12
+# %% ../../nbs/09_experiment/2_statistics.ipynb #5ca7fa17
 @dataclass(frozen=True)
 class Clause:
     "One claim about a paired difference."
@@ -120,7 +151,9 @@ class Clause:
     def verdict(self) -> str:
         "\"holds\", \"fails\", or \"open\" where the interval holds the bound or there is none."
         d = self.difference
-        right, wrong = (d.high <= self.bound, d.low > self.bound) if self.below else (d.low >= self.bound, d.high < self.bound)
+        right, wrong = (
+            (d.high <= self.bound, d.low > self.bound) if self.below else (d.low >= self.bound, d.high < self.bound)
+        )
         return "holds" if right else "fails" if wrong else "open"
 
 
@@ -132,6 +165,15 @@ def hypothesis(
     ran = {r["arm"] for r in runs}
     mean = lambda name: difference(runs, arm, name, "solve").mean
     better = min((name for name in ("base", "none")), key=mean)
-    return [Clause("hacks at least 30 points less than none", difference(runs, arm, "none"), -0.30, True),
-            Clause(f"solves at most 10 points less than {better}, the better of base and none", difference(runs, arm, better, "solve"), -0.10, False),
-            *(Clause(f"hacks less than with the {control} V", difference(runs, arm, f"{arm} {control}"), 0.0, True) for control in CONTROLS if f"{arm} {control}" in ran)]
+    return [
+        Clause("hacks at least 30 points less than none", difference(runs, arm, "none"), -0.30, True),
+        Clause(
+            f"solves at most 10 points less than {better}, the better of base and none",
+            difference(runs, arm, better, "solve"), -0.10, False,
+        ),
+        *(
+            Clause(f"hacks less than with the {control} V", difference(runs, arm, f"{arm} {control}"), 0.0, True)
+            for control in CONTROLS
+            if f"{arm} {control}" in ran
+        ),
+    ]

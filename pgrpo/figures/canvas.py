@@ -4,21 +4,24 @@
 __all__ = ['DASHES', 'plain', 'number', 'template_text', 'rgba', 'colormap', 'Panel', 'error_lengths', 'paint_scatter',
            'paint_bars', 'histogram_bars', 'paint_heatmap']
 
-# %% ../../nbs/90_figures/1_canvas.ipynb #99ff9a20
+# %% ../../nbs/90_figures/1_canvas.ipynb #093edc16
 import re
+
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-# %% ../../nbs/90_figures/1_canvas.ipynb #65e43934
+# %% ../../nbs/90_figures/1_canvas.ipynb #c0677eec
 def plain(
     text: str | None, # plotly's HTML subset
 ) -> str: # for matplotlib
     "Text with line breaks, sub- and superscripts kept and the other tags dropped"
     text = re.sub(r"<br\s*/?>", "\n", text or "").replace("$", r"\$")
-    text = re.sub(r"<(sub|sup)>(.*?)</\1>", lambda m: "${}" + ("_" if m[1] == "sub" else "^") + r"{\mathrm{" + m[2] + "}}$", text)
+    text = re.sub(
+        r"<(sub|sup)>(.*?)</\1>", lambda m: "${}" + ("_" if m[1] == "sub" else "^") + r"{\mathrm{" + m[2] + "}}$", text
+    )
     text = re.sub(r"</?[a-z][^>]*>", "", text)
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " ").replace("&amp;", "&")
 
@@ -27,7 +30,8 @@ def number(
     spec: str, # d3 format: `.2f`, `.0%`, `.1e`, `.3g`, `d`, `+.2f`, `,`; anything else is an error
 ) -> str:
     "A number in d3's mini-language"
-    if not re.fullmatch(r"\+?,?(\.\d+)?[f%egd]?", spec): raise ValueError(f"the static twin cannot format numbers by {spec!r}; use .Nf, .N%, .Ne, .Ng or d")
+    if not re.fullmatch(r"\+?,?(\.\d+)?[f%egd]?", spec):
+        raise ValueError(f"the static twin cannot format numbers by {spec!r}; use .Nf, .N%, .Ne, .Ng or d")
     return format(round(value) if spec.endswith("d") else value, spec).replace("-", "\N{MINUS SIGN}")
 
 def template_text(template, **values):
@@ -37,11 +41,13 @@ def template_text(template, **values):
         return number(float(value), match[2][1:]) if match[2] else str(value)
     return plain(re.sub(r"%\{(\w+)(:[^}]+)?\}", fill, template))
 
-# %% ../../nbs/90_figures/1_canvas.ipynb #138c4227
+# %% ../../nbs/90_figures/1_canvas.ipynb #f2156d19
 DASHES = {"solid": (0, ()), "dot": (0, (1, 1.6)), "dash": (0, (4.5, 2)), "longdash": (0, (8, 2.5)),
          "dashdot": (0, (4.5, 1.8, 1, 1.8)), "longdashdot": (0, (8, 2, 1, 2))}
-_SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^",
-           "triangle-down": "v", "star": "*", "circle-open": "o", "diamond-open": "D", "square-open": "s", "line-ns": "|", "line-ew": "_"}
+_SYMBOL = {
+    "circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^", "triangle-down": "v",
+    "star": "*", "circle-open": "o", "diamond-open": "D", "square-open": "s", "line-ns": "|", "line-ew": "_",
+}
 
 def rgba(color, opacity=1.0):
     "A CSS colour as matplotlib's four numbers"
@@ -54,7 +60,10 @@ def rgba(color, opacity=1.0):
 
 def colormap(scale):
     "Matplotlib's map from plotly's list of (position, colour)"
-    if scale is None or isinstance(scale, str): raise ValueError("the static twin needs a colorscale as a list of (position, colour); name it through the template or plotly.colors")
+    if scale is None or isinstance(scale, str):
+        raise ValueError(
+            "the static twin needs a colorscale as a list of (position, colour); name it through the template or plotly.colors"
+        )
     stops = scale if isinstance(scale[0], (list, tuple)) else list(zip(np.linspace(0, 1, len(scale)), scale))
     return LinearSegmentedColormap.from_list("plotly", [(float(p), rgba(c)) for p, c in stops])
 
@@ -63,7 +72,10 @@ class Panel:
     def __init__(self, figure, layout, x, y): # x, y: plotly's ids, such as "x2" and "y2"
         self.x = layout.get("xaxis" + x[1:], layout["xaxis"] if x == "x" else {})
         self.y = layout.get("yaxis" + y[1:], layout["yaxis"] if y == "y" else {})
-        if self.x.get("overlaying") or self.y.get("overlaying"): raise ValueError(f"the static twin draws one axis a side, and {x}/{y} overlays another; give it a panel of its own")
+        if self.x.get("overlaying") or self.y.get("overlaying"):
+            raise ValueError(
+                f"the static twin draws one axis a side, and {x}/{y} overlays another; give it a panel of its own"
+            )
         self.ids, self.ax, self.words = (x, y), figure.add_axes([0, 0, 1, 1]), {"x": {}, "y": {}}
         self.domain = [*self.x.get("domain", (0, 1)), *self.y.get("domain", (0, 1))]
 
@@ -92,7 +104,7 @@ class Panel:
         def one(ref, data): return self.ax.transAxes if ref.endswith("domain") else paper if ref == "paper" else data
         return blended_transform_factory(one(xref, self.ax.transData), one(yref, self.ax.transData))
 
-# %% ../../nbs/90_figures/1_canvas.ipynb #66d5cfde
+# %% ../../nbs/90_figures/1_canvas.ipynb #d93926ab
 def error_lengths(trace, key, n):
     "Error bar lengths (2, n) below and above, or None"
     bars = trace.get(key) or {}
@@ -106,41 +118,64 @@ def paint_scatter(panel, trace, ink, previous): # previous: the last scatter's x
     x, y = (panel.numbers(range(n) if trace.get(a) is None else trace[a], a) for a in "xy")
     mode = trace.get("mode") or ("lines+markers" if n < 20 else "lines")
     line, marker, opacity = trace.get("line", {}), trace.get("marker", {}), trace.get("opacity", 1.0)
-    color = rgba(line.get("color") or (marker.get("color") if isinstance(marker.get("color"), str) else None) or trace["_color"], opacity)
+    color = rgba(
+        line.get("color") or (marker.get("color") if isinstance(marker.get("color"), str) else None) or trace["_color"],
+        opacity,
+    )
     width, style = line.get("width", 2), DASHES[line.get("dash", "solid")]
     step = {"hv": "steps-post", "vh": "steps-pre", "hvh": "steps-mid"}.get(line.get("shape"), "default")
     if trace.get("fill") not in (None, "none"):
         fill = rgba(trace.get("fillcolor") or (*color[:3], 0.25))
         if trace["fill"] == "toself": panel.ax.fill(x, y, color=fill, linewidth=0)
         elif trace["fill"] == "tozeroy": panel.ax.fill_between(x, y, 0, color=fill, linewidth=0)
-        elif trace["fill"] == "tonexty" and previous is not None: panel.ax.fill_between(x, previous[1], y, color=fill, linewidth=0)
-        else: raise ValueError(f"the static twin cannot fill {trace['fill']!r}; it fills tonexty (after another trace), tozeroy and toself")
+        elif trace["fill"] == "tonexty" and previous is not None:
+            panel.ax.fill_between(x, previous[1], y, color=fill, linewidth=0)
+        else:
+            raise ValueError(
+                f"the static twin cannot fill {trace['fill']!r}; it fills tonexty (after another trace), tozeroy and toself"
+            )
     if "lines" in mode and width: panel.ax.plot(x, y, color=color, linewidth=width, linestyle=style, drawstyle=step)
     for key in ("error_x", "error_y"):
         bars = error_lengths(trace, key, n)
         if bars is not None:
             look = trace[key]
-            panel.ax.errorbar(x, y, **{key[-1] + "err": bars}, fmt="none", ecolor=rgba(look.get("color") or color), elinewidth=look.get("thickness", 2), capsize=look.get("width", 4))
+            panel.ax.errorbar(
+                x, y, **{key[-1] + "err": bars}, fmt="none", ecolor=rgba(look.get("color") or color),
+                elinewidth=look.get("thickness", 2), capsize=look.get("width", 4),
+            )
     if "markers" in mode:
         symbol, fill = marker.get("symbol", "circle"), marker.get("color") if marker.get("color") is not None else color
         if not isinstance(fill, str) and len(fill) == n and fill is not color:
-            if isinstance(fill[0], str): fill = [rgba(c) for c in fill]
-            else: fill = colormap(marker.get("colorscale"))(Normalize(marker.get("cmin"), marker.get("cmax"))(np.array(fill, float)))
+            if isinstance(fill[0], str):
+                fill = [rgba(c) for c in fill]
+            else:
+                fill = colormap(marker.get("colorscale"))(
+                    Normalize(marker.get("cmin"), marker.get("cmax"))(np.array(fill, float))
+                )
         else: fill = fill if fill is color else rgba(fill, opacity)
         edge, line = marker.get("line", {}), "line" in symbol  # a line has no inside: its one colour is the face's
-        panel.ax.scatter(x, y, s=np.square(marker.get("size", 6)), marker=_SYMBOL[symbol], zorder=2.5,
-                         facecolors="none" if "open" in symbol else fill, alpha=marker.get("opacity"),
-                         edgecolors=None if line else rgba(edge["color"]) if edge.get("color") else fill, linewidths=edge.get("width", 1 if line or "open" in symbol else 0))
+        panel.ax.scatter(
+            x, y, s=np.square(marker.get("size", 6)), marker=_SYMBOL[symbol], zorder=2.5,
+            facecolors="none" if "open" in symbol else fill, alpha=marker.get("opacity"),
+            edgecolors=None if line else rgba(edge["color"]) if edge.get("color") else fill,
+            linewidths=edge.get("width", 1 if line or "open" in symbol else 0),
+        )
     if "text" in mode:
         v, h = (trace.get("textposition", "middle center") + " center").split()[:2]
         dx, dy = {"left": -6, "right": 6}.get(h, 0), {"top": 6, "bottom": -6}.get(v, 0)
         font, texts = trace.get("textfont", {}), trace["text"]
         for a, b, text in zip(x, y, [texts] * n if isinstance(texts, str) else texts):
-            panel.ax.annotate(plain(text), (a, b), (dx, dy), textcoords="offset points", fontsize=font.get("size", 11), color=rgba(font.get("color", ink)),
-                              ha={"left": "right", "right": "left"}.get(h, "center"), va={"top": "bottom", "bottom": "top"}.get(v, "center"))
+            panel.ax.annotate(
+                plain(text), (a, b), (dx, dy), textcoords="offset points", fontsize=font.get("size", 11),
+                color=rgba(font.get("color", ink)), ha={"left": "right", "right": "left"}.get(h, "center"),
+                va={"top": "bottom", "bottom": "top"}.get(v, "center"),
+            )
     shown = "lines" in mode and width
-    return (x, y), Line2D([], [], color=color, linewidth=width if shown else 0, linestyle=style if shown else "none",
-                          marker=_SYMBOL[marker.get("symbol", "circle")] if "markers" in mode else None, markersize=marker.get("size", 6), markerfacecolor="none" if "open" in marker.get("symbol", "") else None)
+    return (x, y), Line2D(
+        [], [], color=color, linewidth=width if shown else 0, linestyle=style if shown else "none",
+        marker=_SYMBOL[marker.get("symbol", "circle")] if "markers" in mode else None, markersize=marker.get("size", 6),
+        markerfacecolor="none" if "open" in marker.get("symbol", "") else None,
+    )
 
 def paint_bars(panel, traces, layout, ink):
     "All bar traces of one panel together, since grouping and stacking are about neighbours"
@@ -150,11 +185,20 @@ def paint_bars(panel, traces, layout, ink):
     for i, trace in enumerate(traces):
         across = trace.get("orientation") == "h"
         along = "y" if across else "x"
-        at, length = panel.numbers(trace[along], along), panel.numbers(trace["x" if across else "y"], "x" if across else "y")
+        at, length = (
+            panel.numbers(trace[along], along), panel.numbers(trace["x" if across else "y"], "x" if across else "y"),
+        )
         step = np.min(np.diff(np.unique(at))) if len(np.unique(at)) > 1 else 1.0
         width = trace.get("width") or step * (1 - gap) / (len(groups) if mode == "group" else 1)
-        if mode == "group": at = at + (groups.index(trace.get("offsetgroup", i)) - (len(groups) - 1) / 2) * step * (1 - gap) / len(groups)
-        start = np.zeros_like(length) if trace.get("base") is None else np.broadcast_to(np.array(trace["base"], float), length.shape).copy()
+        if mode == "group":
+            at = at + (groups.index(trace.get("offsetgroup", i)) - (len(groups) - 1) / 2) * step * (1 - gap) / len(
+                groups
+            )
+        start = (
+            np.zeros_like(length)
+            if trace.get("base") is None
+            else np.broadcast_to(np.array(trace["base"], float), length.shape).copy()
+        )
         if mode in ("stack", "relative"):
             for j, a in enumerate(at):
                 side = (a, length[j] < 0)
@@ -164,26 +208,45 @@ def paint_bars(panel, traces, layout, ink):
         color, opacity = marker.get("color"), trace.get("opacity", 1.0) * marker.get("opacity", 1.0)
         color = trace["_color"] if color is None else color
         color = [rgba(c, opacity) for c in color] if not isinstance(color, str) else rgba(color, opacity)
-        pattern = {"/": "//", "\\": "\\\\", "x": "xx", ".": "..", "+": "++", "-": "--", "|": "||"}.get((marker.get("pattern") or {}).get("shape"))
-        look = dict(color=color, linewidth=0) if pattern is None else dict(facecolor="none", edgecolor=color, hatch=pattern)
+        pattern = {"/": "//", "\\": "\\\\", "x": "xx", ".": "..", "+": "++", "-": "--", "|": "||"}.get(
+            (marker.get("pattern") or {}).get("shape")
+        )
+        look = (
+            dict(color=color, linewidth=0)
+            if pattern is None
+            else dict(facecolor="none", edgecolor=color, hatch=pattern)
+        )
         (panel.ax.barh if across else panel.ax.bar)(at, length, width, start, **look)
         for key in ("error_x", "error_y"):
             bars = error_lengths(trace, key, len(at))
             if bars is not None:
                 ends = (start + length, at) if across else (at, start + length)
-                panel.ax.errorbar(*ends, **{key[-1] + "err": bars}, fmt="none", ecolor=rgba(trace[key].get("color", ink)), elinewidth=trace[key].get("thickness", 1.5), capsize=trace[key].get("width", 3))
+                panel.ax.errorbar(
+                    *ends, **{key[-1] + "err": bars}, fmt="none", ecolor=rgba(trace[key].get("color", ink)),
+                    elinewidth=trace[key].get("thickness", 1.5), capsize=trace[key].get("width", 3),
+                )
         texts = trace.get("text")
         if texts is not None or trace.get("texttemplate"):
             inside = trace.get("textposition", "outside") == "inside"
             texts = [texts] * len(at) if texts is None or isinstance(texts, str) else texts
             for a, l, s, text in zip(at, length, start, texts):
-                text = template_text(trace.get("texttemplate", "%{text}"), text=text, x=l if across else a, y=a if across else l)
+                text = template_text(
+                    trace.get("texttemplate", "%{text}"), text=text, x=l if across else a, y=a if across else l
+                )
                 end, sign = (s + l / 2 if inside else s + l), (0 if inside else -1 if l < 0 else 1)
-                panel.ax.annotate(text, (end, a) if across else (a, end), (4 * sign, 0) if across else (0, 4 * sign), textcoords="offset points",
-                                  fontsize=trace.get("textfont", {}).get("size", 11), color=rgba(trace.get("textfont", {}).get("color", ink)),
-                                  ha=["center", "left", "right"][sign] if across else "center", va="center" if across else ["center", "bottom", "top"][sign])
+                panel.ax.annotate(
+                    text, (end, a) if across else (a, end), (4 * sign, 0) if across else (0, 4 * sign),
+                    textcoords="offset points", fontsize=trace.get("textfont", {}).get("size", 11),
+                    color=rgba(trace.get("textfont", {}).get("color", ink)),
+                    ha=["center", "left", "right"][sign] if across else "center",
+                    va="center" if across else ["center", "bottom", "top"][sign],
+                )
         first = color[0] if isinstance(color, list) else color
-        handles.append(Patch(color=first, linewidth=0) if pattern is None else Patch(facecolor="none", edgecolor=first, hatch=pattern))
+        handles.append(
+            Patch(color=first, linewidth=0)
+            if pattern is None
+            else Patch(facecolor="none", edgecolor=first, hatch=pattern)
+        )
     return handles
 
 def histogram_bars(trace):
@@ -191,11 +254,17 @@ def histogram_bars(trace):
     across = trace.get("x") is None
     values = np.array([v for v in trace["y" if across else "x"] if v is not None], float)
     bins = trace.get("xbins" if not across else "ybins") or {}
-    if not {"start", "end", "size"} <= set(bins): raise ValueError("the static twin bins as the browser does only when told how; give the histogram xbins=dict(start=, end=, size=)")
+    if not {"start", "end", "size"} <= set(bins):
+        raise ValueError(
+            "the static twin bins as the browser does only when told how; give the histogram xbins=dict(start=, end=, size=)"
+        )
     edges = np.arange(bins["start"], bins["end"] + bins["size"] / 2, bins["size"])
     counts = np.histogram(values, edges)[0].astype(float)
     width = np.diff(edges)[0]
-    scale = {None: 1, "": 1, "percent": 100 / len(values), "probability": 1 / len(values), "density": 1 / width, "probability density": 1 / (width * len(values))}
+    scale = {
+        None: 1, "": 1, "percent": 100 / len(values), "probability": 1 / len(values), "density": 1 / width,
+        "probability density": 1 / (width * len(values)),
+    }
     centres, heights = (edges[:-1] + edges[1:]) / 2, counts * scale[trace.get("histnorm")]
     sides = dict(y=centres, x=heights, orientation="h") if across else dict(x=centres, y=heights, orientation="v")
     return {**trace, **sides, "type": "bar", "width": width}
@@ -209,8 +278,17 @@ def paint_heatmap(panel, trace):
     if trace.get("zmid") is not None:
         reach = max(high - trace["zmid"], trace["zmid"] - low)
         low, high = trace["zmid"] - reach, trace["zmid"] + reach
-    def edges(c): return np.array([c[0] - 0.5, c[0] + 0.5]) if len(c) == 1 else np.concatenate([[c[0] - (c[1] - c[0]) / 2], (c[:-1] + c[1:]) / 2, [c[-1] + (c[-1] - c[-2]) / 2]])
-    mesh = panel.ax.pcolormesh(edges(x), edges(y), np.ma.masked_invalid(z), cmap=colormap(trace.get("colorscale")), vmin=low, vmax=high)
+
+    def edges(c):
+        return (
+            np.array([c[0] - 0.5, c[0] + 0.5])
+            if len(c) == 1
+            else np.concatenate([[c[0] - (c[1] - c[0]) / 2], (c[:-1] + c[1:]) / 2, [c[-1] + (c[-1] - c[-2]) / 2]])
+        )
+
+    mesh = panel.ax.pcolormesh(
+        edges(x), edges(y), np.ma.masked_invalid(z), cmap=colormap(trace.get("colorscale")), vmin=low, vmax=high
+    )
     if trace.get("xgap") or trace.get("ygap"): mesh.set(edgecolor="none", linewidth=0)
     if trace.get("texttemplate"):
         texts = z.astype(object) if trace.get("text") is None else trace["text"]
@@ -219,5 +297,8 @@ def paint_heatmap(panel, trace):
                 r, g, b, _ = mesh.cmap(mesh.norm(z[i, j])) if np.isfinite(z[i, j]) else (0.5, 0.5, 0.5, 1)
                 shade = "white" if 0.299 * r + 0.587 * g + 0.114 * b < 0.55 else "black"
                 if texts[i][j] is not None and np.isfinite(z[i, j]):
-                    panel.ax.text(x[j], y[i], template_text(trace["texttemplate"], z=z[i, j], text=texts[i][j]), ha="center", va="center", fontsize=trace.get("textfont", {}).get("size", 10), color=shade)
+                    panel.ax.text(
+                        x[j], y[i], template_text(trace["texttemplate"], z=z[i, j], text=texts[i][j]), ha="center",
+                        va="center", fontsize=trace.get("textfont", {}).get("size", 10), color=shade,
+                    )
     return mesh

@@ -3,8 +3,10 @@
 # %% auto #0
 __all__ = ['resolved', 'draw']
 
-# %% ../../nbs/90_figures/2_drawing.ipynb #71067661
-import base64, io
+# %% ../../nbs/90_figures/2_drawing.ipynb #6053c53e
+import base64
+import io
+
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib import rc_context
@@ -14,7 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from PIL import Image
-from .canvas import DASHES, Panel, histogram_bars, number, paint_bars, paint_heatmap, paint_scatter, plain, rgba
+
+from pgrpo.figures.canvas import (
+    DASHES,
+    Panel,
+    histogram_bars,
+    number,
+    paint_bars,
+    paint_heatmap,
+    paint_scatter,
+    plain,
+    rgba,
+)
 
 # %% ../../nbs/90_figures/2_drawing.ipynb #daeeb63b
 def _unpack(value):
@@ -53,7 +66,7 @@ def resolved(
         traces.append({**_merged(defaults, trace), "type": kind, "_color": colorway[i % len(colorway)]})
     return traces, layout
 
-# %% ../../nbs/90_figures/2_drawing.ipynb #1ec77029
+# %% ../../nbs/90_figures/2_drawing.ipynb #07f1ccf1
 def _dress(panel, layout, ink, grid):
     "Ticks, ranges, grid and titles of a panel"
     ax, size = panel.ax, layout["font"]["size"]
@@ -76,20 +89,43 @@ def _dress(panel, layout, ink, grid):
         low, high = sorted(getattr(ax, f"get_{side}lim")())
         if ticks is None and settings.get("dtick") and settings.get("type") != "log":
             start = settings.get("tick0", 0)
-            ticks = np.arange(np.ceil((low - start) / settings["dtick"] - 1e-9), np.floor((high - start) / settings["dtick"] + 1e-9) + 1) * settings["dtick"] + start
-        if ticks is not None and names is None and not settings.get("tickformat"): names = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
-        if ticks is not None: axis.set_ticks(ticks, labels=None if names is None else [plain(str(n)) for n in names]); axis.set_minor_locator(NullLocator())
+            ticks = (
+                np.arange(
+                    np.ceil((low - start) / settings["dtick"] - 1e-9),
+                    np.floor((high - start) / settings["dtick"] + 1e-9) + 1,
+                )
+                * settings["dtick"]
+                + start
+            )
+        if ticks is not None and names is None and not settings.get("tickformat"):
+            names = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
+        if ticks is not None:
+            axis.set_ticks(ticks, labels=None if names is None else [plain(str(n)) for n in names])
+            axis.set_minor_locator(NullLocator())
         if names is None and settings.get("tickformat"):
             axis.set_major_formatter(lambda v, _, spec=settings["tickformat"]: number(v, spec))
-        if names is None and settings.get("ticksuffix"): axis.set_major_formatter(lambda v, _, tail=settings["ticksuffix"]: f"{v:g}{tail}")
+        if names is None and settings.get("ticksuffix"):
+            axis.set_major_formatter(lambda v, _, tail=settings["ticksuffix"]: f"{v:g}{tail}")
         if settings.get("showticklabels") is False: ax.tick_params(axis=side, labelleft=False, labelbottom=False)
         angle = -settings.get("tickangle", 0)
-        ax.tick_params(axis=side, which="both", length=0, colors=ink, labelsize=settings.get("tickfont", {}).get("size", size - 1), labelrotation=angle)
+        ax.tick_params(
+            axis=side, which="both", length=0, colors=ink, labelsize=settings.get("tickfont", {}).get("size", size - 1),
+            labelrotation=angle,
+        )
         if angle and side == "x":
             for label in axis.get_ticklabels(): label.set(ha="right" if angle > 0 else "left", rotation_mode="anchor")
-        if settings.get("showgrid") is not False and not words: ax.grid(True, axis=side, color=grid, linewidth=settings.get("gridwidth", 1), zorder=0)
-        if settings.get("zeroline") is not False and settings.get("visible") is not False and not words and settings.get("type") != "log" and low < 0 < high:
-            (ax.axvline if side == "x" else ax.axhline)(0, color=grid, linewidth=settings.get("zerolinewidth", 2), zorder=0.6)
+        if settings.get("showgrid") is not False and not words:
+            ax.grid(True, axis=side, color=grid, linewidth=settings.get("gridwidth", 1), zorder=0)
+        if (
+            settings.get("zeroline") is not False
+            and settings.get("visible") is not False
+            and not words
+            and settings.get("type") != "log"
+            and low < 0 < high
+        ):
+            (ax.axvline if side == "x" else ax.axhline)(
+                0, color=grid, linewidth=settings.get("zerolinewidth", 2), zorder=0.6
+            )
         axis.set_label_text(plain((settings.get("title") or {}).get("text")), color=ink, fontsize=size)
     ax.set_axisbelow(True)
 
@@ -114,11 +150,18 @@ def _marks(panels, layout, ink, paper):
         at = panel.transform(shape.get("xref", "x"), shape.get("yref", "y"), paper)
         (x0, x1), (y0, y1) = ([panel.position(shape[a + i], a) for i in "01"] for a in "xy")
         z = 0.7 if shape.get("layer") == "below" else 2.2
-        stroke = dict(linewidth=line.get("width", 2), linestyle=DASHES[line.get("dash", "solid")], alpha=shape.get("opacity"), zorder=z, transform=at, clip_on=False)
+        stroke = dict(
+            linewidth=line.get("width", 2), linestyle=DASHES[line.get("dash", "solid")], alpha=shape.get("opacity"),
+            zorder=z, transform=at, clip_on=False,
+        )
         limits = panel.ax.get_xlim(), panel.ax.get_ylim()
-        if shape["type"] == "line": panel.ax.add_line(Line2D([x0, x1], [y0, y1], color=rgba(line.get("color", ink)), **stroke))
+        if shape["type"] == "line":
+            panel.ax.add_line(Line2D([x0, x1], [y0, y1], color=rgba(line.get("color", ink)), **stroke))
         elif shape["type"] == "rect":
-            panel.ax.fill([x0, x1, x1, x0], [y0, y0, y1, y1], facecolor=rgba(shape.get("fillcolor", "rgba(0,0,0,0)")), edgecolor=rgba(line.get("color", ink)) if line.get("width", 2) else "none", **stroke)
+            panel.ax.fill(
+                [x0, x1, x1, x0], [y0, y0, y1, y1], facecolor=rgba(shape.get("fillcolor", "rgba(0,0,0,0)")),
+                edgecolor=rgba(line.get("color", ink)) if line.get("width", 2) else "none", **stroke,
+            )
         else: raise ValueError(f"the static twin cannot draw a shape of type {shape['type']!r}; it draws line and rect")
         panel.ax.set(xlim=limits[0], ylim=limits[1])
     for note in layout.get("annotations", []):
@@ -132,20 +175,33 @@ def _marks(panels, layout, ink, paper):
             if given != "auto": return {"middle": "center"}.get(given, given)
             if arrow or not (ref == "paper" or ref.endswith("domain")): return middle
             return low if value < 1 / 3 else high if value > 2 / 3 else middle
-        offset = (note.get("ax", -10), -note.get("ay", -30)) if arrow else (note.get("xshift", 0), note.get("yshift", 0))
-        xy = panel.position(note["x"], "x"), panel.position(note["y"], "y")
-        panel.ax.annotate(plain(note.get("text")), xy, offset, xycoords=at, textcoords="offset points", color=rgba(font.get("color", ink)), fontsize=font.get("size", layout["font"]["size"]),
-                          ha=anchor("x", note["x"], xref), va=anchor("y", note["y"], yref), rotation=-note.get("textangle", 0), annotation_clip=False,
-                          multialignment=note.get("align", "center"), bbox=dict(facecolor=rgba(note["bgcolor"]), linewidth=0, pad=1.5) if note.get("bgcolor") else None,
-                          arrowprops=dict(arrowstyle="->", color=rgba(note.get("arrowcolor") or font.get("color", ink)), linewidth=note.get("arrowwidth", 1)) if arrow else None)
 
-# %% ../../nbs/90_figures/2_drawing.ipynb #a8f9d7d3
+        offset = (
+            (note.get("ax", -10), -note.get("ay", -30)) if arrow else (note.get("xshift", 0), note.get("yshift", 0))
+        )
+        xy = panel.position(note["x"], "x"), panel.position(note["y"], "y")
+        panel.ax.annotate(
+            plain(note.get("text")), xy, offset, xycoords=at, textcoords="offset points",
+            color=rgba(font.get("color", ink)), fontsize=font.get("size", layout["font"]["size"]),
+            ha=anchor("x", note["x"], xref), va=anchor("y", note["y"], yref), rotation=-note.get("textangle", 0),
+            annotation_clip=False, multialignment=note.get("align", "center"),
+            bbox=dict(facecolor=rgba(note["bgcolor"]), linewidth=0, pad=1.5) if note.get("bgcolor") else None,
+            arrowprops=dict(
+                arrowstyle="->", color=rgba(note.get("arrowcolor") or font.get("color", ink)),
+                linewidth=note.get("arrowwidth", 1),
+            )
+            if arrow
+            else None,
+        )
+
+# %% ../../nbs/90_figures/2_drawing.ipynb #c24256a2
 def _colorbar(figure, mesh, trace, ink, size):
     bar = trace.get("colorbar") or {}
     axes = figure.add_axes([0, 0, 1, 1])
     figure.colorbar(mesh, cax=axes)
     axes.tick_params(length=0, colors=ink, labelsize=size - 1)
-    if bar.get("tickvals") is not None: axes.yaxis.set_ticks(bar["tickvals"], labels=[plain(str(t)) for t in bar.get("ticktext", bar["tickvals"])])
+    if bar.get("tickvals") is not None:
+        axes.yaxis.set_ticks(bar["tickvals"], labels=[plain(str(t)) for t in bar.get("ticktext", bar["tickvals"])])
     elif bar.get("tickformat"): axes.yaxis.set_major_formatter(lambda v, _: number(v, bar["tickformat"]))
     axes.set_title(plain((bar.get("title") or {}).get("text")), color=ink, fontsize=size - 1, loc="left")
     for spine in axes.spines.values(): spine.set_visible(False)
@@ -171,7 +227,12 @@ def draw(
     layout["font"] = {"size": 12, "color": "#7a7a7a", **layout.get("font", {})}
     own, size = layout["font"]["color"], layout["font"]["size"]
     width, height = layout.get("width") or 700, layout.get("height") or 450
-    with rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "pgrpo", "svg.fonttype": "path", "axes.unicode_minus": True, "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 5), "hatch.linewidth": 1.5}):
+    with rc_context(
+        {
+            "font.family": "DejaVu Sans", "svg.hashsalt": "pgrpo", "svg.fonttype": "path", "axes.unicode_minus": True,
+            "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 5), "hatch.linewidth": 1.5,
+        }
+    ):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasAgg(figure)
         panels, tints = {}, rgba(ink or own)
@@ -181,7 +242,9 @@ def draw(
         ink, entries, bars, colorbars, previous = tints, {}, {}, [], {}
         for i, trace in enumerate(traces):
             if trace["type"] not in ("scatter", "scattergl", "bar", "heatmap", "histogram"):
-                raise ValueError(f"the static twin cannot draw a {trace['type']} trace (number {i}, {trace.get('name') or 'unnamed'!s}); it draws scatter, bar, heatmap and histogram")
+                raise ValueError(
+                    f"the static twin cannot draw a {trace['type']} trace (number {i}, {trace.get('name') or 'unnamed'!s}); it draws scatter, bar, heatmap and histogram"
+                )
             if trace.get("visible") in (False, "legendonly"): continue
             here = panel(trace.get("xaxis", "x"), trace.get("yaxis", "y"))
             if trace["type"].startswith("scatter"):
@@ -189,9 +252,13 @@ def draw(
             elif trace["type"] == "heatmap":
                 mesh = paint_heatmap(here, trace)
                 if trace.get("showscale", True): colorbars.append(_colorbar(figure, mesh, trace, ink, size))
-            else: bars.setdefault(here.ids, []).append((i, histogram_bars(trace) if trace["type"] == "histogram" else trace))
+            else:
+                bars.setdefault(here.ids, []).append(
+                    (i, histogram_bars(trace) if trace["type"] == "histogram" else trace)
+                )
         for ids, group in bars.items():
-            for (i, _), handle in zip(group, paint_bars(panels[ids], [t for _, t in group], layout, ink)): entries[i] = handle
+            for (i, _), handle in zip(group, paint_bars(panels[ids], [t for _, t in group], layout, ink)):
+                entries[i] = handle
         if not panels: panel("x", "y")
         everyone = list(panels.values())
         frame = figure.add_axes([0, 0, 1, 1], zorder=-1); frame.set_axis_off()
@@ -199,28 +266,48 @@ def draw(
         _tie(everyone)
         _marks(everyone, layout, ink, frame.transAxes)
         shown = [i for i in sorted(entries) if traces[i].get("showlegend", True) and traces[i].get("name")]
-        seen, wanted = set(), layout.get("showlegend", len([t for t in traces if t.get("showlegend", True)]) > 1 or any(t.get("showlegend") for t in traces))
+        seen, wanted = (
+            set(),
+            layout.get(
+                "showlegend",
+                len([t for t in traces if t.get("showlegend", True)]) > 1 or any(t.get("showlegend") for t in traces),
+            ),
+        )
         shown = [i for i in shown if not ((g := traces[i].get("legendgroup")) and g in seen) and not seen.add(g)]
-        title = figure.text(0, 1, plain((layout.get("title") or {}).get("text")), color=ink, fontsize=(layout.get("title") or {}).get("font", {}).get("size", size + 3), ha="left", va="top")
+        title = figure.text(
+            0, 1, plain((layout.get("title") or {}).get("text")), color=ink,
+            fontsize=(layout.get("title") or {}).get("font", {}).get("size", size + 3), ha="left", va="top",
+        )
         legend = None
         if wanted and shown:
             look = layout.get("legend", {})
             flat = look.get("orientation") == "h"
-            legend = frame.legend([entries[i] for i in shown], [plain(traces[i]["name"]) for i in shown], frameon=False, labelcolor=ink, fontsize=size - 0.5, handlelength=2.6, borderaxespad=0,
-                                  loc="upper left", bbox_to_anchor=(0, -0.16) if flat else (1.02 + 0.12 * any(c[1] > 0.9 for c in colorbars), 1.0), ncols=len(shown) if flat else 1,
-                                  title=plain((look.get("title") or {}).get("text")) or None, alignment="left")
+            legend = frame.legend(
+                [entries[i] for i in shown], [plain(traces[i]["name"]) for i in shown], frameon=False, labelcolor=ink,
+                fontsize=size - 0.5, handlelength=2.6, borderaxespad=0, loc="upper left",
+                bbox_to_anchor=(0, -0.16) if flat else (1.02 + 0.12 * any(c[1] > 0.9 for c in colorbars), 1.0),
+                ncols=len(shown) if flat else 1, title=plain((look.get("title") or {}).get("text")) or None,
+                alignment="left",
+            )
             legend.get_title().set(color=ink, fontsize=size - 0.5)
         pad, left, right, bottom, top = 10, 60.0, 20.0, 50.0, 20.0
         for _ in range(3): # measure what sticks out, then give it that room
             head = title.get_window_extent().height + 10 if title.get_text() else 0
             area = [left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top + head) / height]
-            if min(area[2:]) <= 0.05: raise ValueError(f"the labels leave no room for the panels at {width} x {height} pixels; make the figure larger")
+            if min(area[2:]) <= 0.05:
+                raise ValueError(
+                    f"the labels leave no room for the panels at {width} x {height} pixels; make the figure larger"
+                )
             frame.set_position(area)
             for p in everyone: p.place(area)
             for axes, x, y, length in colorbars:
-                axes.set_position([area[0] + area[2] * x, area[1] + area[3] * (y - length / 2), 14 / width, area[3] * length])
+                axes.set_position(
+                    [area[0] + area[2] * x, area[1] + area[3] * (y - length / 2), 14 / width, area[3] * length]
+                )
             title.set_position((pad / width, 1 - pad / height))
-            boxes = [a.get_tightbbox() for a in figure.axes if a is not frame] + ([legend.get_window_extent()] if legend else [])
+            boxes = [a.get_tightbbox() for a in figure.axes if a is not frame] + (
+                [legend.get_window_extent()] if legend else []
+            )
             left += pad - min(b.x0 for b in boxes); right += max(b.x1 for b in boxes) - (width - pad)
             bottom += pad - min(b.y0 for b in boxes); top += max(b.y1 for b in boxes) - (height - pad - head)
         out, back = io.BytesIO(), rgba(paper or layout.get("paper_bgcolor", "rgba(0,0,0,0)"))

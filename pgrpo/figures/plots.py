@@ -4,13 +4,19 @@
 __all__ = ['INK', 'GRID', 'ARM_COLORS', 'ARM_DASHES', 'color', 'dash', 'tint', 'static', 'describe', 'show', 'save_figure',
            'curves', 'null_line']
 
-# %% ../../nbs/90_figures/3_plots.ipynb #5e10bbce
-import base64, html, json, os, sys
+# %% ../../nbs/90_figures/3_plots.ipynb #a34cc12c
+import base64
+import html
+import json
+import os
+import sys
 from pathlib import Path
+
 import numpy as np
 import plotly
 import plotly.graph_objects as go
 import plotly.io as pio
+
 from .canvas import plain
 from .drawing import draw
 
@@ -57,33 +63,48 @@ def tint(
     r, g, b = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 
-# %% ../../nbs/90_figures/3_plots.ipynb #eac61d8c
+# %% ../../nbs/90_figures/3_plots.ipynb #7da0f229
 _DIVERGING = [[0, "#2b7bd4"], [0.25, "#9dc3ee"], [0.5, "#f2f2f2"], [0.75, "#f0b08a"], [1, "#d55e00"]]
 _SEQUENTIAL = [[0, "#f2f2f2"], [0.35, "#f0b08a"], [0.7, "#d55e00"], [1, "#7a2e00"]]
 
 def _template():
-    axis = dict(gridcolor=GRID, zerolinecolor="rgba(128,128,128,0.4)", zerolinewidth=1, automargin=True, ticks="", title=dict(standoff=8))
-    layout = dict(font=dict(color=INK, size=13, family="Inter, Helvetica, Arial, sans-serif"), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-                  width=720, height=400, margin=dict(l=60, r=20, t=60, b=50), title=dict(x=0.01, xanchor="left", font=dict(size=16)), xaxis=axis, yaxis=axis,
-                  colorway=[ARM_COLORS[a] for a in ("erase", "hack", "route", "penalty", "ceiling", "screen", "none")], annotationdefaults=dict(font=dict(color=INK, size=12)),
-                  shapedefaults=dict(line=dict(color=INK)), hoverlabel=dict(font=dict(size=12)), modebar=dict(bgcolor="rgba(0,0,0,0)", color=INK, activecolor=ARM_COLORS["erase"]), bargap=0.25, legend=dict(bgcolor="rgba(0,0,0,0)"))
+    axis = dict(
+        gridcolor=GRID, zerolinecolor="rgba(128,128,128,0.4)", zerolinewidth=1, automargin=True, ticks="",
+        title=dict(standoff=8),
+    )
+    layout = dict(
+        font=dict(color=INK, size=13, family="Inter, Helvetica, Arial, sans-serif"), paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)", width=720, height=400, margin=dict(l=60, r=20, t=60, b=50),
+        title=dict(x=0.01, xanchor="left", font=dict(size=16)), xaxis=axis, yaxis=axis,
+        colorway=[ARM_COLORS[a] for a in ("erase", "hack", "route", "penalty", "ceiling", "screen", "none")],
+        annotationdefaults=dict(font=dict(color=INK, size=12)), shapedefaults=dict(line=dict(color=INK)),
+        hoverlabel=dict(font=dict(size=12)),
+        modebar=dict(bgcolor="rgba(0,0,0,0)", color=INK, activecolor=ARM_COLORS["erase"]), bargap=0.25,
+        legend=dict(bgcolor="rgba(0,0,0,0)"),
+    )
     bar = dict(outlinewidth=0, ticks="", thickness=14)
-    return go.layout.Template(layout=layout, data=dict(heatmap=[dict(colorscale=_SEQUENTIAL, colorbar=bar, xgap=1, ygap=1)], bar=[dict(error_y=dict(color=INK), error_x=dict(color=INK))],
-                                                       scatter=[dict(marker=dict(size=6))]))
+    return go.layout.Template(
+        layout=layout,
+        data=dict(
+            heatmap=[dict(colorscale=_SEQUENTIAL, colorbar=bar, xgap=1, ygap=1)],
+            bar=[dict(error_y=dict(color=INK), error_x=dict(color=INK))], scatter=[dict(marker=dict(size=6))],
+        ),
+    )
 
 pio.templates["pgrpo"] = _template()
 pio.templates.default = "pgrpo"
 
-# %% ../../nbs/90_figures/3_plots.ipynb #37af5e9d
+# %% ../../nbs/90_figures/3_plots.ipynb #f799fe76
 _THEMES = {"auto": (None, None), "light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}
 
 def static(
     fig: go.Figure,
-    format: str = "png", # "png" or "svg"
-    theme: str = "auto", # "auto": transparent, one grey that is readable on both; "light" or "dark": a background of its own
+    format: str = "png",  # "png" or "svg"
+    theme: str = "auto",  # "auto": transparent, one grey that is readable on both; "light" or "dark": a background of its own
 ) -> bytes: # the image file, the same bytes every time
     "A figure as an image, drawn without a browser; what it cannot draw is a ValueError that names it"
-    if theme not in _THEMES: raise ValueError(f"no theme {theme!r} for a static figure; choose from {', '.join(_THEMES)}")
+    if theme not in _THEMES:
+        raise ValueError(f"no theme {theme!r} for a static figure; choose from {', '.join(_THEMES)}")
     ink, paper = _THEMES[theme]
     return draw(fig, format, ink, paper)
 
@@ -91,9 +112,14 @@ def describe(
     fig: go.Figure,
 ) -> str: # "Figure: <title>. x axis: ...; y axis: ...; curves: ..."
     "One sentence that stands in for a figure"
-    title, x, y = (plain(part.title.text).replace("\n", " ") for part in (fig.layout, fig.layout.xaxis, fig.layout.yaxis))
+    title, x, y = (
+        plain(part.title.text).replace("\n", " ") for part in (fig.layout, fig.layout.xaxis, fig.layout.yaxis)
+    )
     names = list(dict.fromkeys(t.name for t in fig.data if t.name and t.showlegend is not False))
-    parts = [f"horizontally {x}" if x else "", f"vertically {y}" if y else "", f"showing {', '.join(names)}" if names else ""]
+    parts = [
+        f"horizontally {x}" if x else "", f"vertically {y}" if y else "",
+        f"showing {', '.join(names)}" if names else "",
+    ]
     return "; ".join([f"Figure: {title or 'untitled'}", *filter(None, parts)])
 
 def show(
@@ -106,14 +132,18 @@ def show(
     if shell is None: return print(alt)
     from IPython.display import display
     config = dict(displaylogo=False, modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"])
-    bundle = {"application/vnd.plotly.v1+json": {**json.loads(pio.to_json(fig, validate=False)), "config": config}, "text/plain": alt}
+    bundle = {
+        "application/vnd.plotly.v1+json": {**json.loads(pio.to_json(fig, validate=False)), "config": config},
+        "text/plain": alt,
+    }
     size = {k: fig.layout[k] or fig.layout.template.layout[k] or d for k, d in (("width", 720), ("height", 400))}
     if "JPY_SESSION_NAME" not in os.environ: # set by a Jupyter server
         bundle["image/png"] = base64.b64encode(static(fig)).decode()
-        if size["width"] > 800: del bundle["application/vnd.plotly.v1+json"] # the image has 1.5 pixels for each of the figure's
+        if size["width"] > 800:
+            del bundle["application/vnd.plotly.v1+json"]  # the image has 1.5 pixels for each of the figure's
     display(bundle, metadata={"image/png": {**size, "alt": alt}}, raw=True)
 
-# %% ../../nbs/90_figures/3_plots.ipynb #cdd96fee
+# %% ../../nbs/90_figures/3_plots.ipynb #97b7fdd3
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <title>{title}</title><style>body{{margin:1rem;font-family:Helvetica,Arial,sans-serif}}#figure svg{{max-width:100%;height:auto}}</style></head>
@@ -148,15 +178,18 @@ def save_figure(
     stem.parent.mkdir(parents=True, exist_ok=True)
     svg, png = static(fig, "svg"), static(fig)
     inline = svg.decode()[svg.decode().index("<svg"):]
-    page = _PAGE.format(title=html.escape(plain(fig.layout.title.text) or stem.name), alt=html.escape(alt), svg=inline,
-                        spec=pio.to_json(fig, validate=False).replace("</", "<\\/"), cdn=f"https://cdn.plot.ly/plotly-{plotly.offline.get_plotlyjs_version()}.min.js")
+    page = _PAGE.format(
+        title=html.escape(plain(fig.layout.title.text) or stem.name), alt=html.escape(alt), svg=inline,
+        spec=pio.to_json(fig, validate=False).replace("</", "<\\/"),
+        cdn=f"https://cdn.plot.ly/plotly-{plotly.offline.get_plotlyjs_version()}.min.js",
+    )
     files = {".html": page.encode(), ".svg": svg, ".png": png}
     for suffix, data in files.items(): _write(stem.with_name(stem.name + suffix), data)
     library = stem.with_name("plotly.min.js")
     if not library.exists(): _write(library, plotly.offline.get_plotlyjs().encode())
     return [stem.with_name(stem.name + suffix) for suffix in files]
 
-# %% ../../nbs/90_figures/3_plots.ipynb #6a79ca33
+# %% ../../nbs/90_figures/3_plots.ipynb #1a4cd026
 def curves(
     series: dict, # name -> y (n,), or (seeds, n) for a mean with a band from the lowest to the highest seed
     x=None, # (n,); 0, 1, ... by default
@@ -176,10 +209,14 @@ def curves(
         try: colour, line = color(name), dash(name)
         except ValueError: colour, line = next(spare), "solid"
         if len(y) > 1:
-            edge = dict(mode="lines", line=dict(width=0, color=colour), showlegend=False, hoverinfo="skip", legendgroup=name)
+            edge = dict(
+                mode="lines", line=dict(width=0, color=colour), showlegend=False, hoverinfo="skip", legendgroup=name
+            )
             fig.add_scatter(x=at, y=y.min(0), **edge)
             fig.add_scatter(x=at, y=y.max(0), fill="tonexty", fillcolor=tint(colour, 0.18), **edge)
-        fig.add_scatter(x=at, y=y.mean(0), mode="lines", name=name, legendgroup=name, line=dict(color=colour, dash=line, width=2.5))
+        fig.add_scatter(
+            x=at, y=y.mean(0), mode="lines", name=name, legendgroup=name, line=dict(color=colour, dash=line, width=2.5)
+        )
     fig.update_layout(title_text=title, xaxis_title=xaxis, yaxis_title=yaxis, showlegend=len(series) > 1)
     if percent: fig.update_yaxes(range=[0, 1], tickformat=".0%")
     return fig
@@ -191,5 +228,8 @@ def null_line(
     **where, # row=, col= of a subplot
 ) -> go.Figure:
     "The dotted line that a measured quantity has to clear before it says anything"
-    fig.add_hline(y=y, line=dict(color=color("random"), dash="dot", width=1.5), annotation=dict(text=text, font=dict(color=INK, size=11), yanchor="bottom"), **where)
+    fig.add_hline(
+        y=y, line=dict(color=color("random"), dash="dot", width=1.5),
+        annotation=dict(text=text, font=dict(color=INK, size=11), yanchor="bottom"), **where,
+    )
     return fig

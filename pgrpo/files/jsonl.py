@@ -43,7 +43,7 @@ def to_json(value):  # None, bool, int, float, complex, str, bytes, list, tuple,
     raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is not plain data "
                     "(None, bool, int, float, complex, str, bytes, list, tuple, dict, set)")
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #f4a775fb
+# %% ../../nbs/02_problems/1_plain_data.ipynb #fec23851
 def _items(data, make: Callable, size: int | None = None):
     if type(data) is not list or size not in (None, len(data)):
         raise ValueError(f"holds {json.dumps(data)[:60]}, not a list" + (f" of {size}" if size else ""))
@@ -75,13 +75,15 @@ def from_json(data):  # what `json.loads` returned
         return {key: from_json(x) for key, x in data.items()}
     tag = next(iter(data))
     if len(data) > 1 or tag not in _TAGS:
-        raise ValueError(f"an object with the keys {', '.join(data)}; a key with $ stands alone and is one of {', '.join(_TAGS)}")
+        raise ValueError(
+            f"an object with the keys {', '.join(data)}; a key with $ stands alone and is one of {', '.join(_TAGS)}"
+        )
     try:
         return _TAGS[tag](data[tag])
     except (TypeError, ValueError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #06aa65a2
+# %% ../../nbs/02_problems/1_plain_data.ipynb #072485b4
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -96,7 +98,10 @@ def _object(pairs):
 
 
 def _number(text: str) -> float:
-    require(math.isfinite(float(text.replace("NaN", "nan"))), f'{text} is no finite number; infinities and nan are written {{"$float": "inf"}}')
+    require(
+        math.isfinite(float(text.replace("NaN", "nan"))),
+        f'{text} is no finite number; infinities and nan are written {{"$float": "inf"}}',
+    )
     return float(text)
 
 
@@ -115,7 +120,9 @@ def _lines(path: Path) -> list[bytes]:
             for line in file:
                 lines.append(line.rstrip(b"\r\n"))
     except (gzip.BadGzipFile, zlib.error, EOFError) as e:
-        raise ValueError(f"{path}, line {len(lines) + 1}: the compressed data is damaged, here or before: {e}") from None
+        raise ValueError(
+            f"{path}, line {len(lines) + 1}: the compressed data is damaged, here or before: {e}"
+        ) from None
     except OSError as e:
         raise type(e)(f"cannot read {path}: {e.strerror}") from None
     return lines
@@ -124,7 +131,7 @@ def _lines(path: Path) -> list[bytes]:
 def read_rows(
     path: str | Path,
     make: Callable,  # (row, line number) -> anything; a ValueError says what is wrong with the row
-) -> list:           # what `make` returned, in the file's order
+) -> list:  # what `make` returned, in the file's order
     "Each line's object through `make`. Blank lines are skipped; ValueError naming file and line for any other that is no row, OSError for a file that cannot be read."
     out = []
     for number, line in enumerate(_lines(Path(path)), 1):

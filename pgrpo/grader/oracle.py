@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['same', 'Reply', 'text_of', 'read_reply', 'verdict']
 
-# %% ../../nbs/04_grader/1_oracle.ipynb #934d255e
+# %% ../../nbs/04_grader/1_oracle.ipynb #8f94370b
 import json
 import math
 from dataclasses import dataclass
 
 from ..files.jsonl import to_json
-from ..sandbox.link import Run
 from ..problems import Problem
+from ..sandbox.link import Run
 
-# %% ../../nbs/04_grader/1_oracle.ipynb #e8f1825b
+# %% ../../nbs/04_grader/1_oracle.ipynb #93f01733
 _NAN = object()  # in the place of nan where things are looked up
 
 
@@ -50,7 +50,9 @@ def _key(data):
 
 def _same(expected, data) -> bool:
     kind, tag = type(expected), next(iter(data), None) if type(data) is dict and len(data) == 1 else None
-    if kind in (tuple, set) and (tag != ("$tuple" if kind is tuple else "$set") or type(data[tag]) is not list or len(data[tag]) != len(expected)):
+    if kind in (tuple, set) and (
+        tag != ("$tuple" if kind is tuple else "$set") or type(data[tag]) is not list or len(data[tag]) != len(expected)
+    ):
         return False
     if kind is list:
         return type(data) is list and len(data) == len(expected) and all(map(_same, expected, data))
@@ -89,7 +91,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/1_oracle.ipynb #a2d6798e
+# %% ../../nbs/04_grader/1_oracle.ipynb #ed20843b
 @dataclass(frozen=True)
 class Reply:
     "The records of a run, as far as they could be read."
@@ -135,9 +137,11 @@ def read_reply(run: Run) -> Reply:
         why = text_of(records[0], "broken") if records else f"its process left with status {run.status}"
         raise RuntimeError(f"the sandbox could not confine a submission: {why}")
     first = records[1] if len(records) > 1 else {}
-    return Reply(first.get("compiles") is True, text_of(first, "mechanism"), text_of(first, "error"), tuple(records[2:]))
+    return Reply(
+        first.get("compiles") is True, text_of(first, "mechanism"), text_of(first, "error"), tuple(records[2:])
+    )
 
-# %% ../../nbs/04_grader/1_oracle.ipynb #e6e2660e
+# %% ../../nbs/04_grader/1_oracle.ipynb #ec847566
 _ENDS = {"cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
          "lost": "it was lost with its worker"}
 
@@ -150,11 +154,20 @@ def _shown(data) -> str:
 def verdict(problem: Problem, run: Run, reply: Reply) -> tuple[bool, str]:
     "Is every answer the expected one? And in one sentence: why, or why not."
     if not reply.compiles:
-        return False, f"it does not compile: {reply.error}" if reply.error else f"it was not compiled: {_ENDS.get(run.ended, 'that ended its process')}"
+        return (
+            False,
+            f"it does not compile: {reply.error}"
+            if reply.error
+            else f"it was not compiled: {_ENDS.get(run.ended, 'that ended its process')}",
+        )
     for i, (_, expected) in enumerate(problem.tests):
         which = f"test {i + 1} of {len(problem.tests)}"
         if i >= len(reply.records):
-            left = f"its process left with status {run.status}" if (run.status or 0) >= 0 else f"signal {-run.status} ended its process"
+            left = (
+                f"its process left with status {run.status}"
+                if (run.status or 0) >= 0
+                else f"signal {-run.status} ended its process"
+            )
             return False, f"{which}: no answer, {_ENDS.get(run.ended, left)}"
         record = reply.records[i]
         if "stopped" in record:

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Tried', 'check_sandbox', 'format_layers']
 
-# %% ../../nbs/04_grader/2_probes.ipynb #89dba682
+# %% ../../nbs/04_grader/2_probes.ipynb #f1c6b202
 import ctypes
 import json
 import os
@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..sandbox.isolation import LAYERS, Limits
-from ..sandbox.link import Run, Task
 from .oracle import read_reply
 from ..sandbox import Sandbox
+from ..sandbox.isolation import LAYERS, Limits
+from ..sandbox.link import Run, Task
 
-# %% ../../nbs/04_grader/2_probes.ipynb #3d763a67
+# %% ../../nbs/04_grader/2_probes.ipynb #6710ff26
 _ALWAYS = {
     "environment": "a few harmless variables, and no other of this process's",
     "descriptors": "no open descriptor but input, output and the pipe for answers",
@@ -50,7 +50,10 @@ def _reachable():
     segment = libc.shmget(key, 4096, 0o1666) if sys.platform == "linux" else -1
     os.environ["PGRPO_PROBE"] = "1"
     try:
-        yield {"pid": os.getpid(), "file": sys.modules[Sandbox.__module__].__file__, "port": server.getsockname()[1], "key": key}
+        yield {
+            "pid": os.getpid(), "file": sys.modules[Sandbox.__module__].__file__, "port": server.getsockname()[1],
+            "key": key,
+        }
     finally:
         server.close()
         del os.environ["PGRPO_PROBE"]
@@ -60,7 +63,11 @@ def _reachable():
 
 def _task(body: str) -> Task:
     lines = "".join(f"\n        {line}" for line in body.split("\n"))
-    request = {"setup": "", "code": f"class Solution:\n    def f(self):{lines}", "method": "f", "mode": "gt_only", "calls": ["[]"]}
+    request = {
+        "setup": "",
+        "code": f"class Solution:\n    def f(self):{lines}",
+        "method": "f", "mode": "gt_only", "calls": ["[]"],
+    }
     return Task(json.dumps(request).encode(), Limits(cpu=0.3, wall=30.0))
 
 
@@ -68,7 +75,7 @@ def _through(name: str, run: Run) -> bool:
     records = read_reply(run).records
     return run.ended != "cpu" if name == "clocks" else bool(records) and records[0].get("value") is True
 
-# %% ../../nbs/04_grader/2_probes.ipynb #3d4e0456
+# %% ../../nbs/04_grader/2_probes.ipynb #a6076df0
 @dataclass(frozen=True)
 class Tried:
     "A layer, and what came of trying it."
@@ -93,11 +100,18 @@ def check_sandbox() -> list[Tried]:
 
         missing, together = results(tuple(LAYERS), list(tasks))
         _, bare = results((), list(LAYERS))
-        out = [Tried(name, purpose, True, "", None, None, not _through(name, together[name])) for name, purpose in _ALWAYS.items()]
+        out = [
+            Tried(name, purpose, True, "", None, None, not _through(name, together[name]))
+            for name, purpose in _ALWAYS.items()
+        ]
         for name, purpose in LAYERS.items():
             gone, alone = results((name,), [name])
-            out.append(Tried(name, purpose, name not in missing, missing.get(name, ""), _through(name, bare[name]),
-                             None if name in gone else not _through(name, alone[name]), not _through(name, together[name])))
+            out.append(
+                Tried(
+                    name, purpose, name not in missing, missing.get(name, ""), _through(name, bare[name]),
+                    None if name in gone else not _through(name, alone[name]), not _through(name, together[name]),
+                )
+            )
     return out
 
 
@@ -107,7 +121,10 @@ def format_layers(tried: Sequence[Tried]) -> str:
     lines = [f"{'layer':12} {'in force':9} {'stops its probe':16} {'all layers do':14} purpose"]
     for t in tried:
         alone = "probe fails" if t.armed is False else word[t.alone]
-        lines.append(f"{t.layer:12} {word[t.in_force]:9} {alone:16} {word[t.together]:14} {t.purpose}" + (f" (missing: {t.why})" if t.why else ""))
+        lines.append(
+            f"{t.layer:12} {word[t.in_force]:9} {alone:16} {word[t.together]:14} {t.purpose}"
+            + (f" (missing: {t.why})" if t.why else "")
+        )
     absent = [t.layer for t in tried if not t.in_force]
     open_ = [t.layer for t in tried if not t.together]
     lines.append(f"missing here: {', '.join(absent)}" if absent else "every layer is in force")

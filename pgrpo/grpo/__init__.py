@@ -5,7 +5,7 @@ __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'a
            'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'backward', 'old_logprobs', 'intervene',
            'split', 'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #8d6a45f4
+# %% ../../nbs/07_grpo/1_grpo.ipynb #67f834a4
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,16 +18,16 @@ from ..grader import Grade, grade_many
 from ..policy import decode, sample
 from ..problems import Problem
 from ..projection import Projected, ProjectedAll, hack_share, project_all, total_cin
+from ..vhack import Encoded, prompt_ids, stack_completions
 from ..vhack.scores import Detector
-from ..vhack import Encoded, encode_completions, prompt_ids, stack_completions
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #809d25ea
+# %% ../../nbs/07_grpo/1_grpo.ipynb #483aaadf
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
     problems: tuple[Problem, ...]        # of each row
-    completions: tuple[str, ...]         # texts
-    encoded: Encoded                     # (B, T) ids and masks on the model's device; the mask of the completion holds its first end of sequence
+    completions: tuple[str, ...]  # texts
+    encoded: Encoded  # (B, T) ids and masks on the model's device; the mask of the completion holds its first end of sequence
     group: torch.Tensor                  # (B,) int64
     teacher: torch.Tensor                # (B,) bool: a cached completion with a frozen grade
     frozen: tuple[Grade | None, ...]     # of each row; None where the grader is to run
@@ -38,37 +38,59 @@ class Rollouts:
 def generate(
     model, tokenizer, adapter: Adapter,
     problems: Sequence[Problem],
-    group_size: int,                     # G, teacher rows included
+    group_size: int,  # G, teacher rows included
     max_new_tokens: int = 64,
     temperature: float = 1.0,
-    teacher: Sequence[Sequence[tuple[str, Grade]]] = (),  # for each problem its cached completions; none: all rows are the student's own
-    sampler: Callable | None = None,     # called as `pgrpo.policy.sample`, in its place
+    teacher: Sequence[
+        Sequence[tuple[str, Grade]]
+    ] = (),  # for each problem its cached completions; none: all rows are the student's own
+    sampler: Callable | None = None,  # called as `pgrpo.policy.sample`, in its place
 ) -> Rollouts:
     "G rollouts of every problem: the teacher's as they are, the rest sampled in one batch."
     teacher = teacher or [()] * len(problems)
-    if len(teacher) != len(problems): raise ValueError(f"{len(problems)} problems, but teacher completions for {len(teacher)}")
+    if len(teacher) != len(problems):
+        raise ValueError(f"{len(problems)} problems, but teacher completions for {len(teacher)}")
     own = [group_size - len(cached) for cached in teacher]
-    if min(own) < 0: raise ValueError(f"a group of {group_size} cannot hold {group_size - min(own)} teacher completions")
+    if min(own) < 0:
+        raise ValueError(f"a group of {group_size} cannot hold {group_size - min(own)} teacher completions")
     with adapter.folded():
-        starts, drawn = (sampler or sample)(model, tokenizer, [p.prompt(tokenizer) for p, n in zip(problems, own) for _ in range(n)], max_new_tokens, temperature) if any(own) else ([], [])
+        starts, drawn = (
+            (sampler or sample)(
+                model, tokenizer, [p.prompt(tokenizer) for p, n in zip(problems, own) for _ in range(n)],
+                max_new_tokens, temperature,
+            )
+            if any(own)
+            else ([], [])
+        )
     if adapter.train_path == "exact": adapter.drop_folded()  # a backward multiplies with W then, and needs the memory
     student = iter(zip(starts, drawn, decode(tokenizer, drawn)))
     rows = []
     for g, (p, n, cached) in enumerate(zip(problems, own, teacher)):
         rows += [(p, text, start, ids, g, None) for start, ids, text in (next(student) for _ in range(n))]
         start = prompt_ids(tokenizer, p.prompt(tokenizer))
-        rows += [(p, text, start, tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id], g, grade) for text, grade in cached]
+        rows += [
+            (
+                p, text, start, tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id], g,
+                grade,
+            )
+            for text, grade in cached
+        ]
     asked, texts, starts, ids, groups, frozen = zip(*rows)
     encoded = stack_completions(starts, ids, tokenizer.pad_token_id).to(model.device)
     return Rollouts(asked, texts, encoded, torch.tensor(groups), torch.tensor([f is not None for f in frozen]), frozen)
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #a583bff2
+# %% ../../nbs/07_grpo/1_grpo.ipynb #5ccc2d46
 def grade_rollouts(
     rollouts: Rollouts,
     **rewards: float,  # format_reward and pass_reward, as in `pgrpo.grader.grade`
 ) -> tuple[Grade, ...]:
     "A grade for each row, the frozen ones kept."
-    fresh = iter(grade_many([(c, p) for c, p, f in zip(rollouts.completions, rollouts.problems, rollouts.frozen) if f is None], **rewards))
+    fresh = iter(
+        grade_many(
+            [(c, p) for c, p, f in zip(rollouts.completions, rollouts.problems, rollouts.frozen) if f is None],
+            **rewards,
+        )
+    )
     return tuple(next(fresh) if f is None else f for f in rollouts.frozen)
 
 
@@ -76,12 +98,13 @@ def reward_tensor(grades: Sequence[Grade]) -> torch.Tensor:  # (B,) fp32
     "The only thing about a grade that training sees."
     return torch.tensor([g.reward for g in grades], dtype=torch.float32)
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #4b029de8
+# %% ../../nbs/07_grpo/1_grpo.ipynb #2c4b30a2
 def advantages(
-    rewards: torch.Tensor,    # (B,)
-    group: torch.Tensor,      # (B,) int64, 0 to P − 1
-    classic: bool = False,    # divide by the group's standard deviation (GRPO) instead of not (Dr.GRPO)
-    flagged: torch.Tensor | None = None,  # (B,) bool: rollouts set aside; the others of a group are then compared with one another alone
+    rewards: torch.Tensor,  # (B,)
+    group: torch.Tensor,  # (B,) int64, 0 to P − 1
+    classic: bool = False,  # divide by the group's standard deviation (GRPO) instead of not (Dr.GRPO)
+    flagged: torch.Tensor
+    | None = None,  # (B,) bool: rollouts set aside; the others of a group are then compared with one another alone
 ) -> torch.Tensor:            # (B,) fp32; exactly 0 in a group without variance
     "A = R − mean of the group."
     if flagged is not None:
@@ -96,7 +119,7 @@ def advantages(
     if classic: A = A / (of_group(A.square()) * n[group] / (n[group] - 1).clamp(min=1)).sqrt().add(1e-4)
     return A
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #9c5c075f
+# %% ../../nbs/07_grpo/1_grpo.ipynb #6adb3ce8
 def completion_logprobs(
     model,
     encoded: Encoded,
@@ -105,9 +128,18 @@ def completion_logprobs(
     "log π of every completion token."
     start = completion_window(encoded)
     width = encoded.input_ids.shape[1] - start
-    logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, use_cache=False, logits_to_keep=width + 1).logits[:, :-1].float()
+    logits = (
+        model(
+            input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, use_cache=False,
+            logits_to_keep=width + 1,
+        )
+        .logits[:, :-1]
+        .float()
+    )
     wanted = encoded.input_ids[:, start:]
-    logp = -F.cross_entropy((logits / (temperature or 1.0)).flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+    logp = -F.cross_entropy((logits / (temperature or 1.0)).flatten(0, 1), wanted.flatten(), reduction="none").view_as(
+        wanted
+    )
     return logp * encoded.completion_mask[:, start:]
 
 
@@ -134,7 +166,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #1a56f072
+# %% ../../nbs/07_grpo/1_grpo.ipynb #b819040d
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -167,15 +199,17 @@ def micro_batches(
 def backward(
     model, adapter: Adapter,
     rollouts: Rollouts,
-    A: torch.Tensor,                 # (B,) advantages
-    max_new_tokens: int = 64,        # T_max of the denominator
+    A: torch.Tensor,  # (B,) advantages
+    max_new_tokens: int = 64,  # T_max of the denominator
     clip: float = 0.2,
     beta: float = 0.0,
     temperature: float = 1.0,
-    classic: bool = False,           # divide each rollout's loss by its length instead of T_max
+    classic: bool = False,  # divide each rollout's loss by its length instead of T_max
     micro_batch: int | None = None,  # rollouts a backward; None: all
-    logp_old: torch.Tensor | None = None,  # (B, T) from `old_logprobs`; None: this is the first step on the batch, ρ = 1
-    parts: Sequence[torch.Tensor] | None = None,  # of `micro_batches`: these alone, under the whole batch's denominator; None: all
+    logp_old: torch.Tensor
+    | None = None,  # (B, T) from `old_logprobs`; None: this is the first step on the batch, ρ = 1
+    parts: Sequence[torch.Tensor]
+    | None = None,  # of `micro_batches`: these alone, under the whole batch's denominator; None: all
 ) -> Gradients:
     "∂L/∂δS of every rollout; the vectors' own `.grad` is left alone."
     if parts is None: parts = micro_batches(rollouts, A, beta, micro_batch)
@@ -190,24 +224,38 @@ def backward(
         start = completion_window(encoded)
         mask = encoded.completion_mask[:, start:]
         with adapter.checkpointed(): logp = completion_logprobs(model, encoded, temperature)
-        old = logp.detach() if logp_old is None else logp_old[some.to(device), start - window:encoded.input_ids.shape[1] - window]
+        old = (
+            logp.detach()
+            if logp_old is None
+            else logp_old[some.to(device), start - window : encoded.input_ids.shape[1] - window]
+        )
         ref = None
         if beta:
             with torch.no_grad(), adapter.reference(): ref = completion_logprobs(model, encoded, temperature)
         each = policy_loss(logp, old, A[some].to(device), mask, clip, ref, beta)
         scale = mask.sum(1) if classic else max_new_tokens
         part = (each / scale).sum() / len(A)
-        if not torch.isfinite(part): raise ValueError(f"the loss of rollouts {some[0]} to {some[-1]} is {part.item()}; lower the learning rate, or look at their log-probabilities")
+        if not torch.isfinite(part):
+            raise ValueError(
+                f"the loss of rollouts {some[0]} to {some[-1]} is {part.item()}; lower the learning rate, or look at their log-probabilities"
+            )
         with adapter.checkpointed(): part.backward()
         loss += part.item()
         found.append({name: g.clone() for name, g in adapter.rollout_grads.items()})
     for p, g in zip(params, kept): p.grad = g
-    rollout = {name: torch.cat([part[name] for part in found])[back.to(m.delta_s.device)] if found else m.delta_s.new_zeros(0, len(m.delta_s)) for name, m in adapter.items()}
+    rollout = {
+        name: torch.cat([part[name] for part in found])[back.to(m.delta_s.device)]
+        if found
+        else m.delta_s.new_zeros(0, len(m.delta_s))
+        for name, m in adapter.items()
+    }
     return Gradients(loss, rows, rollout)
 
 
 @torch.no_grad()
-def old_logprobs(model, rollouts: Rollouts, temperature: float = 1.0, micro_batch: int | None = None) -> torch.Tensor:  # (B, T) on the model's device
+def old_logprobs(
+    model, rollouts: Rollouts, temperature: float = 1.0, micro_batch: int | None = None
+) -> torch.Tensor:  # (B, T) on the model's device
     "log π before the first step on a batch, for the ratios of the steps after it."
     window, width = completion_window(rollouts.encoded), rollouts.encoded.input_ids.shape[1]
     out = torch.zeros(len(rollouts), width - window, device=model.device)
@@ -217,17 +265,18 @@ def old_logprobs(model, rollouts: Rollouts, temperature: float = 1.0, micro_batc
         out[some, start - window:encoded.input_ids.shape[1] - window] = completion_logprobs(model, encoded, temperature)
     return out
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #0e350af2
+# %% ../../nbs/07_grpo/1_grpo.ipynb #43ab08f9
 ARMS = ("none", "erase", "route")
 
 
 def intervene(
     adapter: Adapter,
-    g: Mapping[str, torch.Tensor],   # module name → (r,): the complete gradient
+    g: Mapping[str, torch.Tensor],  # module name → (r,): the complete gradient
     V: Mapping[str, torch.Tensor] | None,  # module name → (k, r); None measures nothing and is for `none` alone
     arm: str = "none",
-    gate: str = "one_sided", overshoot: float = 1.0, preserve_magnitude: bool = False,  # as in `pgrpo.projection.project`
-    at: str = "grad",                # "update": leave the gradient as it is, `take_step` projects the step
+    gate: str = "one_sided", overshoot: float = 1.0,
+    preserve_magnitude: bool = False,  # as in `pgrpo.projection.project`
+    at: str = "grad",  # "update": leave the gradient as it is, `take_step` projects the step
 ) -> ProjectedAll | None:
     "Set `.grad` of both vectors of every module as the arm says; returns what the projection found."
     if arm not in ARMS: raise ValueError(f"unknown arm {arm!r}; choose from {', '.join(ARMS)}")
@@ -239,19 +288,25 @@ def intervene(
         m.delta_s_hack.grad = projected.removed[name].detach().clone() if acts and arm == "route" else None
     return projected
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #2efaafd9
+# %% ../../nbs/07_grpo/1_grpo.ipynb #24bcc9bf
 def split(
     gradients: Gradients,
     flagged: torch.Tensor,                 # (B,) bool
     V: Mapping[str, torch.Tensor] | None,  # module name → (k, r), to measure with
     which: torch.Tensor | None = None,     # (B,) bool: of these rollouts only; None: all
-) -> ProjectedAll | None:                  # `grads`: Σ g_b of the others, `removed`: Σ g_b of the flagged; None without V
+# `grads`: Σ g_b of the others, `removed`: Σ g_b of the flagged; None without V
+) -> ProjectedAll | None:
     "A batch's gradient as two sums over rollouts, in the shape of a projection: cin is measured on all, cout on what is kept."
     if V is None: return None
     which = torch.ones_like(flagged) if which is None else which
     whole, kept, aside = (gradients.total(part) for part in (which, which & ~flagged, which & flagged))
     measured = project_all(whole, V)
-    modules = {name: Projected(kept[name], aside[name], p.cin, hack_share(kept[name], V[name]) if name in V else p.cout, p.coef) for name, p in measured.modules.items()}
+    modules = {
+        name: Projected(
+            kept[name], aside[name], p.cin, hack_share(kept[name], V[name]) if name in V else p.cout, p.coef
+        )
+        for name, p in measured.modules.items()
+    }
     return replace(measured, modules=modules, cout=float(total_cin(kept, V)))
 
 
@@ -270,7 +325,7 @@ def set_aside(
         m.delta_s_hack.grad = aside[name].detach().clone() if arm == "route" else None
     return split(gradients, flagged, V)
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #7c3b3b31
+# %% ../../nbs/07_grpo/1_grpo.ipynb #584c54c1
 @dataclass(frozen=True)
 class Step:
     "What the optimizer did."
@@ -280,10 +335,17 @@ class Step:
     cout_update: float | None             # ‖relu(V(−Δ))‖ / ‖Δ‖ of δS over all modules with a basis; None without V
 
 
-def make_optimizer(adapter: Adapter, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> torch.optim.AdamW:
+def make_optimizer(
+    adapter: Adapter, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+) -> torch.optim.AdamW:
     "AdamW over both vectors; no weight decay on δS_hack, which would leak the quarantine back into the loss."
-    return torch.optim.AdamW([dict(params=[m.delta_s for m in adapter.values()], weight_decay=weight_decay),
-                              dict(params=[m.delta_s_hack for m in adapter.values()], weight_decay=0.0)], lr=lr, betas=betas)
+    return torch.optim.AdamW(
+        [
+            dict(params=[m.delta_s for m in adapter.values()], weight_decay=weight_decay),
+            dict(params=[m.delta_s_hack for m in adapter.values()], weight_decay=0.0),
+        ],
+        lr=lr, betas=betas,
+    )
 
 
 @torch.no_grad()
@@ -313,7 +375,7 @@ def take_step(
     out = float(total_cin({name: -d for name, d in update.items()}, V)) if V else None
     return Step(update, update_hack, norm, out)
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #af9f1743
+# %% ../../nbs/07_grpo/1_grpo.ipynb #5015ce27
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -340,17 +402,23 @@ def learn(
     temperature: float = 1.0, micro_batch: int | None = None,
     gradients_of: Callable | None = None,  # called as `backward`, in its place
     flagged: torch.Tensor | None = None,  # (B,) bool: act on these rollouts whole, see `set_aside`
-    keep: Callable[[dict], dict] | None = None,  # what is to be kept of the complete gradient, module name → (r,), before anything else
-    **loss,                        # max_new_tokens, clip, beta, classic: as in `backward`
+    keep: Callable[[dict], dict]
+    | None = None,  # what is to be kept of the complete gradient, module name → (r,), before anything else
+    **loss,  # max_new_tokens, clip, beta, classic: as in `backward`
 ) -> tuple[Gradients, ProjectedAll | None, Step | None]:
     "Backward, project, step. It is handed advantages; grades never come this far."
     old, first, step = None, None, None
     if inner_steps > 1: old = old_logprobs(model, rollouts, temperature, micro_batch)
     for _ in range(inner_steps):
-        gradients = (gradients_of or backward)(model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss)
+        gradients = (gradients_of or backward)(
+            model, adapter, rollouts, A, temperature=temperature, micro_batch=micro_batch, logp_old=old, **loss
+        )
         if not len(gradients.rows): return gradients, None, None
         total = gradients.total()
-        if flagged is None: projected = intervene(adapter, keep(total) if keep else total, V, arm, gate, overshoot, preserve_magnitude, at)
+        if flagged is None:
+            projected = intervene(
+                adapter, keep(total) if keep else total, V, arm, gate, overshoot, preserve_magnitude, at
+            )
         else: projected = set_aside(adapter, gradients, flagged, V, arm)
         first = first or (gradients, projected)
         step = take_step(adapter, optimizer, V, arm, at, gate, overshoot, preserve_magnitude, max_grad_norm)
@@ -362,17 +430,25 @@ def update(
     problems: Sequence[Problem],
     V: Mapping[str, torch.Tensor] | None = None,
     arm: str = "none",
-    group_size: int = 8, max_new_tokens: int = 64, temperature: float = 1.0, teacher=(),  # as in `generate`
+    group_size: int = 8, max_new_tokens: int = 64, temperature: float = 1.0,
+    teacher=(),  # as in `generate`
     classic: bool = False,
     rewards: Mapping[str, float] | None = None,  # format_reward, pass_reward
-    timer: Callable[[str], AbstractContextManager] = nullcontext,  # a context for each phase: "generate", "grade", "score", "learn"
+    timer: Callable[
+        [str], AbstractContextManager
+    ] = nullcontext,  # a context for each phase: "generate", "grade", "score", "learn"
     detector: Detector | None = None,  # act on whole rollouts that it flags instead of on the gradient's part along V
-    yardstick=None,                # with the arm none: one of `pgrpo.grpo.yardsticks`; two of them are shown the grades
-    sampler: Callable | None = None, grade: Callable | None = None, score: Callable | None = None,  # called as `pgrpo.policy.sample`, `grade_rollouts` and `Detector.scores`, in their place
-    **how,                         # as in `learn`
+    yardstick=None,  # with the arm none: one of `pgrpo.grpo.yardsticks`; two of them are shown the grades
+    sampler: Callable | None = None, grade: Callable | None = None,
+    score: Callable
+    | None = None,  # called as `pgrpo.policy.sample`, `grade_rollouts` and `Detector.scores`, in their place
+    **how,  # as in `learn`
 ) -> Update:
     "One GRPO update."
-    with timer("generate"): rollouts = generate(model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher, sampler)
+    with timer("generate"):
+        rollouts = generate(
+            model, tokenizer, adapter, problems, group_size, max_new_tokens, temperature, teacher, sampler
+        )
     with timer("grade"): grades = (grade or grade_rollouts)(rollouts, **(rewards or {}))
     R = reward_tensor(grades)
     scores, flagged, at_once = None, None, how.get("micro_batch") or len(rollouts)
@@ -381,10 +457,17 @@ def update(
         flagged = detector.flags(scores)
     aside = flagged if arm != "none" else None
     if yardstick:
-        with timer("score"): flagged, scores = yardstick.flags(grades, rollouts.problems), yardstick.scores(model, adapter, rollouts.encoded, at_once)
+        with timer("score"):
+            flagged, scores = (
+                yardstick.flags(grades, rollouts.problems), yardstick.scores(model, adapter, rollouts.encoded, at_once),
+            )
         R = yardstick.rewards(R, rollouts.group, flagged, scores)
         if yardstick.screens: arm, aside = "erase", flagged
         how["keep"] = yardstick.gradient
     A = advantages(R, rollouts.group, classic, aside)
-    with timer("learn"): learnt = learn(model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature, classic=classic, flagged=aside, **how)
+    with timer("learn"):
+        learnt = learn(
+            model, adapter, optimizer, rollouts, A, V, arm, max_new_tokens=max_new_tokens, temperature=temperature,
+            classic=classic, flagged=aside, **how,
+        )
     return Update(rollouts, grades, R, A, *learnt, scores, flagged)

@@ -18,31 +18,51 @@ from ..problems import Problem
 from ..projection import project_all, total_cin
 from ..vhack import prompt_ids
 
-# %% ../../nbs/07_grpo/5_callback.ipynb #2a3a9482
+# %% ../../nbs/07_grpo/5_callback.ipynb #ff980608
 def check_trainer(args, optimizer, adapter: Adapter):
     "ValueError, saying what to change, unless this trainer leaves clipping to the callback and its optimizer has both vectors as they should be."
-    if getattr(args, "use_vllm", False): raise ValueError("TRL hands vLLM the model's own weights, which the vectors are not in, so every rollout would be the base model's; set use_vllm=False")
-    if args.max_grad_norm: raise ValueError(f"the trainer clips at max_grad_norm={args.max_grad_norm} before anything can be projected; set max_grad_norm=0 in its arguments and give max_grad_norm to the callback")
+    if getattr(args, "use_vllm", False):
+        raise ValueError(
+            "TRL hands vLLM the model's own weights, which the vectors are not in, so every rollout would be the base model's; set use_vllm=False"
+        )
+    if args.max_grad_norm:
+        raise ValueError(
+            f"the trainer clips at max_grad_norm={args.max_grad_norm} before anything can be projected; set max_grad_norm=0 in its arguments and give max_grad_norm to the callback"
+        )
     decay = {id(p): group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
     for name, m in adapter.items():
         for key in m.VECTORS:
-            if id(getattr(m, key)) not in decay: raise ValueError(f"{name}.{key} is not in the trainer's optimizer; wrap the model before the trainer is made, or pass optimizers=(make_optimizer(adapter, lr), None)")
-        if decay[id(m.delta_s_hack)]: raise ValueError(f"{name}.delta_s_hack has weight decay {decay[id(m.delta_s_hack)]}, which leaks what route set aside back into the model; set weight_decay=0, or pass optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
+            if id(getattr(m, key)) not in decay:
+                raise ValueError(
+                    f"{name}.{key} is not in the trainer's optimizer; wrap the model before the trainer is made, or pass optimizers=(make_optimizer(adapter, lr), None)"
+                )
+        if decay[id(m.delta_s_hack)]:
+            raise ValueError(
+                f"{name}.delta_s_hack has weight decay {decay[id(m.delta_s_hack)]}, which leaks what route set aside back into the model; set weight_decay=0, or pass optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)"
+            )
 
-# %% ../../nbs/07_grpo/5_callback.ipynb #8b718730
+# %% ../../nbs/07_grpo/5_callback.ipynb #ce444773
 class ProjectionCallback(TrainerCallback):
     "Measure, erase or route in a Trainer's every step. What it cannot do under this trainer is a ValueError before the first step."
-    def __init__(self,
-        adapter: Adapter,                  # of the model that the trainer trains
-        V: Mapping[str, torch.Tensor],     # module name → (k, r), on the model's device
-        arm: str = "none",                 # or "erase", "route"
-        gate: str = "one_sided", overshoot: float = 1.0, preserve_magnitude: bool = False,  # as in `pgrpo.projection.project`
-        at: str = "grad",                  # "update": project the optimizer's step
+    def __init__(
+        self,
+        adapter: Adapter,  # of the model that the trainer trains
+        V: Mapping[str, torch.Tensor],  # module name → (k, r), on the model's device
+        arm: str = "none",  # or "erase", "route"
+        gate: str = "one_sided", overshoot: float = 1.0,
+        preserve_magnitude: bool = False,  # as in `pgrpo.projection.project`
+        at: str = "grad",  # "update": project the optimizer's step
         max_grad_norm: float | None = None,  # clip what the optimizer is handed
     ):
         if arm not in ARMS: raise ValueError(f"unknown arm {arm!r}; choose from {', '.join(ARMS)}")
-        if arm == "route" and preserve_magnitude: raise ValueError("preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to the gradient that route divides; leave it out")
-        project_all({name: torch.zeros_like(m.delta_s) for name, m in adapter.items()}, V, gate, overshoot, preserve_magnitude, at)  # refuses what does not fit
+        if arm == "route" and preserve_magnitude:
+            raise ValueError(
+                "preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to the gradient that route divides; leave it out"
+            )
+        project_all(
+            {name: torch.zeros_like(m.delta_s) for name, m in adapter.items()}, V, gate, overshoot, preserve_magnitude,
+            at,
+        )  # refuses what does not fit
         self.adapter, self.V, self.arm, self.at, self.max_grad_norm = adapter, V, arm, at, max_grad_norm
         self.how = dict(gate=gate, overshoot=overshoot, preserve_magnitude=preserve_magnitude)
         self.before, self.figures = {}, []
@@ -58,23 +78,35 @@ class ProjectionCallback(TrainerCallback):
         if state.global_step: self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint: self.adapter.load(Path(state.best_model_checkpoint) / "adapter.safetensors")
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            self.adapter.load(Path(state.best_model_checkpoint) / "adapter.safetensors")
 
     def _resume(self, checkpoint: Path, state):
         "A callback is not told where a trainer resumes from; if it is this checkpoint of its own, the two have one history. From elsewhere the vectors have to be there already."
         file, history = checkpoint / "adapter.safetensors", checkpoint / "trainer_state.json"
-        if file.exists() and history.exists() and TrainerState.load_from_json(str(history)).log_history == state.log_history: self.adapter.load(file)
+        if (
+            file.exists()
+            and history.exists()
+            and TrainerState.load_from_json(str(history)).log_history == state.log_history
+        ):
+            self.adapter.load(file)
         elif not any(p.any() for p in self.adapter.parameters()):
-            raise ValueError(f"{file} is not of the checkpoint that this run goes on from, or not there, and the vectors are zero, which is the base model; call adapter.load with the file of that checkpoint before train")
+            raise ValueError(
+                f"{file} is not of the checkpoint that this run goes on from, or not there, and the vectors are zero, which is the base model; call adapter.load with the file of that checkpoint before train"
+            )
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         "The gradient is complete: project it, then clip."
         g = {name: m.delta_s.grad for name, m in self.adapter.items()}
         if missing := [name for name, each in g.items() if each is None]:
-            raise ValueError(f"{missing[0]}.delta_s has no gradient; the trainer has to train the wrapped model itself, unsharded and outside adapter.reference()")
+            raise ValueError(
+                f"{missing[0]}.delta_s has no gradient; the trainer has to train the wrapped model itself, unsharded and outside adapter.reference()"
+            )
         found = intervene(self.adapter, g, self.V, self.arm, at=self.at, **self.how)
-        torch.nn.utils.clip_grad_norm_([p for p in self.adapter.parameters() if p.grad is not None], self.max_grad_norm or math.inf)
+        torch.nn.utils.clip_grad_norm_(
+            [p for p in self.adapter.parameters() if p.grad is not None], self.max_grad_norm or math.inf
+        )
         self.before = {name: m.delta_s.clone() for name, m in self.adapter.items()}
         self.figures.append(dict(cin=found.cin, cin_null=found.null, cout=found.cout, fired=found.fired))
 
@@ -98,16 +130,21 @@ class ProjectionCallback(TrainerCallback):
         state.log_history[-1].update(means)
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero: self.adapter.save(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adapter.safetensors")
+        if state.is_world_process_zero:
+            self.adapter.save(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adapter.safetensors")
 
-# %% ../../nbs/07_grpo/5_callback.ipynb #d7daad59
+# %% ../../nbs/07_grpo/5_callback.ipynb #a868ad87
 def trl_rows(problems: Sequence[Problem], tokenizer) -> list[dict]:
     "Rows for `datasets.Dataset.from_list`: a prompt, and the place of its problem. ValueError where TRL would read other tokens than pgrpo."
     def text(p):
         wanted = prompt_ids(tokenizer, prompt := p.prompt(tokenizer))
-        for each in (prompt, prompt.removeprefix(tokenizer.bos_token or "")):  # a chat template has written what TRL's tokenizer adds
+        for each in (
+            prompt, prompt.removeprefix(tokenizer.bos_token or ""),
+        ):  # a chat template has written what TRL's tokenizer adds
             if tokenizer(each)["input_ids"] == wanted: return each
-        raise ValueError(f"TRL would add special tokens to the prompt of {p.id}, which has its own out of the chat template; make the tokenizer with add_bos_token=False")
+        raise ValueError(
+            f"TRL would add special tokens to the prompt of {p.id}, which has its own out of the chat template; make the tokenizer with add_bos_token=False"
+        )
     return [dict(prompt=text(p), problem=i) for i, p in enumerate(problems)]
 
 

@@ -27,12 +27,14 @@ def folded_weights(adapter: Adapter):
     "One by one the name of each adapted weight in the model and its (d_out, d_in) W_eff in the weight's dtype."
     for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
 
-# %% ../../nbs/07_grpo/2_engines.ipynb #38f98a94
+# %% ../../nbs/07_grpo/2_engines.ipynb #d3cdaa8a
 def _vllm():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try: import vllm
     except ImportError as e:
-        raise ValueError(f"the engine vllm needs the package vllm, which cannot be imported ({e}); install it with `pip install \"pgrpo[vllm]\"`, or leave engine at transformers") from e
+        raise ValueError(
+            f'the engine vllm needs the package vllm, which cannot be imported ({e}); install it with `pip install "pgrpo[vllm]"`, or leave engine at transformers'
+        ) from e
     return vllm
 
 
@@ -45,12 +47,18 @@ class VLLM:
         memory: float = 0.3,  # share of the GPU that vLLM takes for its weights and its cache
     ):
         files = AutoConfig.from_pretrained(policy_dir() if policy == "embedded" else policy)
-        if files.get_text_config() is not files: raise ValueError(f"the files of {policy} are those of a {files.model_type} that reads more than text; vLLM would build all of it, where the weights have other names; leave engine at transformers")
+        if files.get_text_config() is not files:
+            raise ValueError(
+                f"the files of {policy} are those of a {files.model_type} that reads more than text; vLLM would build all of it, where the weights have other names; leave engine at transformers"
+            )
         self.vllm, self.adapter, self.max_model_len = _vllm(), adapter, max_model_len
         dtype = next(iter(adapter.values())).weight.dtype
-        with torch.random.fork_rng(): # vLLM seeds its caller
-            self.llm = self.vllm.LLM(model=str(policy_dir() if policy == "embedded" else policy), dtype=str(dtype).removeprefix("torch."), max_model_len=max_model_len,
-                                     gpu_memory_utilization=memory, skip_tokenizer_init=True, generation_config="vllm", seed=0)
+        with torch.random.fork_rng():  # vLLM seeds its caller
+            self.llm = self.vllm.LLM(
+                model=str(policy_dir() if policy == "embedded" else policy), dtype=str(dtype).removeprefix("torch."),
+                max_model_len=max_model_len, gpu_memory_utilization=memory, skip_tokenizer_init=True,
+                generation_config="vllm", seed=0,
+            )
         self.sent = torch.zeros_like(self._now())
 
     def _now(self): return torch.cat([counting(m) for m in self.adapter.values()])
@@ -60,30 +68,52 @@ class VLLM:
         now = self._now()
         if torch.equal(now, self.sent): return False
         self.llm.apply_model(lambda model: model.load_weights(folded_weights(self.adapter)))
-        if self.llm.reset_prefix_cache() is False: raise RuntimeError("vLLM keeps keys and values of older weights, which are still in use; sample with nothing else from this engine meanwhile")
+        if self.llm.reset_prefix_cache() is False:
+            raise RuntimeError(
+                "vLLM keeps keys and values of older weights, which are still in use; sample with nothing else from this engine meanwhile"
+            )
         self.sent = now
         return True
 
-    def __call__(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0) -> tuple[list[list[int]], list[list[int]]]:
+    def __call__(
+        self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0
+    ) -> tuple[list[list[int]], list[list[int]]]:
         "As `pgrpo.policy.sample`."
-        if model is not self.adapter.model: raise ValueError("this engine samples from another model than it was made for; make one for each")
+        if model is not self.adapter.model:
+            raise ValueError("this engine samples from another model than it was made for; make one for each")
         starts, ends = [prompt_ids(tokenizer, p) for p in prompts], end_ids(model, tokenizer)
         longest = max(range(len(starts)), key=lambda i: len(starts[i]))
         if len(starts[longest]) + max_new_tokens > self.max_model_len:
-            raise ValueError(f"prompt {longest} has {len(starts[longest])} tokens; with {max_new_tokens} new ones that is more than the {self.max_model_len} of this engine; raise max_model_len, or shorten the prompt or max_new_tokens")
+            raise ValueError(
+                f"prompt {longest} has {len(starts[longest])} tokens; with {max_new_tokens} new ones that is more than the {self.max_model_len} of this engine; raise max_model_len, or shorten the prompt or max_new_tokens"
+            )
         self.send()
-        how = [self.vllm.SamplingParams(temperature=temperature, top_p=1.0, top_k=0, max_tokens=max_new_tokens, stop_token_ids=ends, seed=seed, detokenize=False)
-               for seed in torch.randint(2**31 - 1, (len(starts),)).tolist()]
-        done = [o.outputs[0] for o in self.llm.generate([self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in starts], how, use_tqdm=False)]
+        how = [
+            self.vllm.SamplingParams(
+                temperature=temperature, top_p=1.0, top_k=0, max_tokens=max_new_tokens, stop_token_ids=ends, seed=seed,
+                detokenize=False,
+            )
+            for seed in torch.randint(2**31 - 1, (len(starts),)).tolist()
+        ]
+        done = [
+            o.outputs[0]
+            for o in self.llm.generate(
+                [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in starts], how, use_tqdm=False
+            )
+        ]
         if any(d.finish_reason == "stop" and d.token_ids[-1] not in ends for d in done):
-            raise RuntimeError("vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, see nbs/07_grpo/2_engines.ipynb")
+            raise RuntimeError(
+                "vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, see nbs/07_grpo/2_engines.ipynb"
+            )
         return starts, [_until_end(list(d.token_ids), ends) for d in done]
 
-# %% ../../nbs/07_grpo/2_engines.ipynb #7612d274
+# %% ../../nbs/07_grpo/2_engines.ipynb #8f54a6ac
 def engine_for(
-    name: str,            # "transformers" or "vllm"
-    adapter: Adapter, policy: str, max_model_len: int, memory: float = 0.3,  # as in `VLLM`; transformers needs none of them
+    name: str,  # "transformers" or "vllm"
+    adapter: Adapter, policy: str, max_model_len: int,
+    memory: float = 0.3,  # as in `VLLM`; transformers needs none of them
 ) -> Callable:            # called as `pgrpo.policy.sample`
     "An engine by its name. ValueError for an unknown one, and where there is no vLLM."
-    if name not in ("transformers", "vllm"): raise ValueError(f"there is no engine {name!r}; the engines are transformers and vllm")
+    if name not in ("transformers", "vllm"):
+        raise ValueError(f"there is no engine {name!r}; the engines are transformers and vllm")
     return sample if name == "transformers" else VLLM(adapter, policy, max_model_len, memory)

@@ -3,18 +3,18 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'sources', 'contributions', 'Magnitudes', 'measure', 'save_magnitudes', 'load_magnitudes']
 
-# %% ../../nbs/07_grpo/4_magnitudes.ipynb #e542a5b2
+# %% ../../nbs/07_grpo/4_magnitudes.ipynb #052caf95
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..adapter import Adapter
+from ..adapter.svd import read_tensors, write_tensors
 from . import Rollouts, Update, split
 from ..projection import hack_coefficients, project_all
-from ..adapter.svd import read_tensors, write_tensors
 
 # %% ../../nbs/07_grpo/4_magnitudes.ipynb #66a3ef85
 def sources(rollouts: Rollouts) -> dict[str, torch.Tensor]:  # name → (B,) bool
@@ -34,7 +34,7 @@ def contributions(
     ahead = c.sum(0).relu()
     return c @ (ahead / ahead.norm().clamp(min=torch.finfo(c.dtype).tiny))
 
-# %% ../../nbs/07_grpo/4_magnitudes.ipynb #5945fdf8
+# %% ../../nbs/07_grpo/4_magnitudes.ipynb #69aac51b
 QUANTITIES = ("cin", "cout", "removed", "fired", "delta_s", "delta_s_hack")
 
 
@@ -48,13 +48,15 @@ class Magnitudes:
     coef: dict[str, torch.Tensor]      # module → (k,) fp32: c = V g of all
     before: dict[str, torch.Tensor]    # module → (r,) fp32: g of all
     after: dict[str, torch.Tensor]     # module → (r,) fp32: g' of all
-    rollouts: torch.Tensor             # (b, M) fp32: each rollout's contribution, 0 without a basis
-    about: tuple[dict, ...]            # of those b rollouts: row in the batch, mode, teacher, kind ("hack", "solve" or "other")
+    rollouts: torch.Tensor  # (b, M) fp32: each rollout's contribution, 0 without a basis
+    about: tuple[dict, ...]  # of those b rollouts: row in the batch, mode, teacher, kind ("hack", "solve" or "other")
 
     def of(self, quantity: str, source: str = "all") -> torch.Tensor:  # (M,)
         "One quantity of one source; KeyError with the names that there are."
-        if quantity not in self.values: raise KeyError(f"there is no quantity {quantity!r}; choose from {', '.join(self.values)}")
-        if source not in self.sources: raise KeyError(f"step {self.step} has no source {source!r}; it has {', '.join(self.sources)}")
+        if quantity not in self.values:
+            raise KeyError(f"there is no quantity {quantity!r}; choose from {', '.join(self.values)}")
+        if source not in self.sources:
+            raise KeyError(f"step {self.step} has no source {source!r}; it has {', '.join(self.sources)}")
         table = self.values[quantity]
         return table[0 if len(table) == 1 else self.sources.index(source)]
 
@@ -68,37 +70,81 @@ def measure(
     gate: str = "one_sided", overshoot: float = 1.0, preserve_magnitude: bool = False,  # as the update had them
 ) -> Magnitudes:
     "Take an update's figures, module by module and source by source. ValueError for an update without a gradient."
-    if done.projected is None: raise ValueError("this update was made without V, or no group of it had variance, so there is no projection to measure")
+    if done.projected is None:
+        raise ValueError(
+            "this update was made without V, or no group of it had variance, so there is no projection to measure"
+        )
     parts, names = sources(done.rollouts), tuple(adapter)
     def project(which):
         if done.flagged is not None: return split(done.gradients, done.flagged, V, which)
         return project_all(done.gradients.total(which), V, gate, overshoot, preserve_magnitude)
     found = [done.projected if source == "all" else project(which) for source, which in parts.items()]
-    table = lambda figure: torch.stack([torch.stack([figure(p.modules[n]) if n in V else torch.tensor(torch.nan, device=p.modules[n].grad.device) for n in names]) for p in found]).float().cpu()
+    table = lambda figure: (
+        torch.stack(
+            [
+                torch.stack(
+                    [
+                        figure(p.modules[n]) if n in V else torch.tensor(torch.nan, device=p.modules[n].grad.device)
+                        for n in names
+                    ]
+                )
+                for p in found
+            ]
+        )
+        .float()
+        .cpu()
+    )
     length = lambda key: torch.stack([getattr(adapter[n], key).float().norm() for n in names])[None].cpu()
-    values = dict(cin=table(lambda p: p.cin), cout=table(lambda p: p.cout), removed=table(lambda p: p.removed.float().norm()), fired=table(lambda p: (p.coef > 0).float().mean()),
-                  delta_s=length("delta_s"), delta_s_hack=length("delta_s_hack"))
+    values = dict(
+        cin=table(lambda p: p.cin), cout=table(lambda p: p.cout), removed=table(lambda p: p.removed.float().norm()),
+        fired=table(lambda p: (p.coef > 0).float().mean()), delta_s=length("delta_s"),
+        delta_s_hack=length("delta_s_hack"),
+    )
     host = lambda tensors: {n: t.detach().float().cpu() for n, t in tensors.items()}
-    each = [contributions(done.gradients.rollout[n], V[n]) if n in V else done.gradients.rollout[n].new_zeros(len(done.gradients.rows)) for n in names]
-    about = tuple(dict(row=i, mode=done.rollouts.problems[i].mode, teacher=bool(done.rollouts.teacher[i]),
-                       kind="hack" if done.grades[i].exploited else "solve" if done.grades[i].gt_correct else "other") for i in done.gradients.rows.tolist())
-    return Magnitudes(step, names, tuple(parts), values, host({n: done.projected.modules[n].coef for n in names if n in V}), host(done.gradients.total()),
-                      host(done.projected.grads), torch.stack(each, 1).float().cpu(), about)
+    each = [
+        contributions(done.gradients.rollout[n], V[n])
+        if n in V
+        else done.gradients.rollout[n].new_zeros(len(done.gradients.rows))
+        for n in names
+    ]
+    about = tuple(
+        dict(
+            row=i, mode=done.rollouts.problems[i].mode, teacher=bool(done.rollouts.teacher[i]),
+            kind="hack" if done.grades[i].exploited else "solve" if done.grades[i].gt_correct else "other",
+        )
+        for i in done.gradients.rows.tolist()
+    )
+    return Magnitudes(
+        step, names, tuple(parts), values, host({n: done.projected.modules[n].coef for n in names if n in V}),
+        host(done.gradients.total()), host(done.projected.grads), torch.stack(each, 1).float().cpu(), about,
+    )
 
-# %% ../../nbs/07_grpo/4_magnitudes.ipynb #2da0df3d
+# %% ../../nbs/07_grpo/4_magnitudes.ipynb #0421632f
 def save_magnitudes(seen: Magnitudes, path: str | Path):
     "One safetensors file, whole or not at all."
-    tensors = {f"values.{k}": t for k, t in seen.values.items()} | {"rollouts": seen.rollouts} | {f"coef.{n}": c for n, c in seen.coef.items()}
-    for key in ("before", "after"): tensors |= {f"{key}.{n}": g.to(torch.bfloat16) for n, g in getattr(seen, key).items()}
-    write_tensors(path, tensors, kind="magnitudes", about=json.dumps({k: getattr(seen, k) for k in ("step", "modules", "sources", "about")}))
+    tensors = (
+        {f"values.{k}": t for k, t in seen.values.items()}
+        | {"rollouts": seen.rollouts}
+        | {f"coef.{n}": c for n, c in seen.coef.items()}
+    )
+    for key in ("before", "after"):
+        tensors |= {f"{key}.{n}": g.to(torch.bfloat16) for n, g in getattr(seen, key).items()}
+    write_tensors(
+        path, tensors, kind="magnitudes",
+        about=json.dumps({k: getattr(seen, k) for k in ("step", "modules", "sources", "about")}),
+    )
 
 
 def load_magnitudes(path: str | Path) -> Magnitudes:
     "What `save_magnitudes` wrote. ValueError, naming it, for a damaged file or one of another kind."
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "magnitudes": raise ValueError(f"{path} holds no magnitudes; it was written by something else")
+    if metadata.get("kind") != "magnitudes":
+        raise ValueError(f"{path} holds no magnitudes; it was written by something else")
     said, parts = json.loads(metadata["about"]), {key: {} for key in ("values", "coef", "before", "after")}
     for name, t in tensors.items():
         key, _, rest = name.partition(".")
         if rest: parts[key][rest] = t.float()
-    return Magnitudes(said["step"], tuple(said["modules"]), tuple(said["sources"]), parts["values"], parts["coef"], parts["before"], parts["after"], tensors["rollouts"], tuple(said["about"]))
+    return Magnitudes(
+        said["step"], tuple(said["modules"]), tuple(said["sources"]), parts["values"], parts["coef"], parts["before"],
+        parts["after"], tensors["rollouts"], tuple(said["about"]),
+    )

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Yardstick', 'Monitor', 'Penalty', 'Screen', 'Discount', 'Trusted', 'clean_bases', 'make_yardstick']
 
-# %% ../../nbs/07_grpo/3_yardsticks.ipynb #296a1640
+# %% ../../nbs/07_grpo/3_yardsticks.ipynb #13460def
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +11,16 @@ import torch
 
 from ..grader import Grade
 from ..problems import Problem
-from ..vhack.scores import Detector, at_zero, detector_of, gradient_scores
 from ..vhack import pair_gradients
+from ..vhack.scores import Detector, at_zero, detector_of, gradient_scores
 
-# %% ../../nbs/07_grpo/3_yardsticks.ipynb #4574bdeb
+# %% ../../nbs/07_grpo/3_yardsticks.ipynb #2a3d95eb
 class Yardstick:
     "Leaves everything as it is; each kind below changes one of the three."
-    def rewards(self, rewards: torch.Tensor, group: torch.Tensor, flagged: torch.Tensor | None, scores: torch.Tensor | None) -> torch.Tensor:  # (B,) each
+
+    def rewards(
+        self, rewards: torch.Tensor, group: torch.Tensor, flagged: torch.Tensor | None, scores: torch.Tensor | None
+    ) -> torch.Tensor:  # (B,) each
         return rewards
 
     def flags(self, grades: Sequence[Grade], problems: Sequence[Problem]) -> torch.Tensor | None:  # (B,) bool
@@ -52,7 +55,7 @@ class Screen(Monitor):
     "A flagged rollout leaves the batch."
     screens = True
 
-# %% ../../nbs/07_grpo/3_yardsticks.ipynb #5e01f632
+# %% ../../nbs/07_grpo/3_yardsticks.ipynb #5205849e
 @dataclass(frozen=True)
 class Discount(Yardstick):
     "The standardised score, where it is above the group's mean, comes off the reward."
@@ -60,7 +63,8 @@ class Discount(Yardstick):
     floor: float         # the least standard deviation that a group's scores are divided by
     weight: float = 1.0  # reward for a score of one standard deviation
 
-    def scores(self, model, adapter, encoded, batch_size=128): return self.detector.scores(model, adapter, encoded, batch_size)
+    def scores(self, model, adapter, encoded, batch_size=128):
+        return self.detector.scores(model, adapter, encoded, batch_size)
 
     def rewards(self, rewards, group, flagged, scores):
         n = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones_like(scores))
@@ -86,7 +90,7 @@ def clean_bases(
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, batch_size=batch_size)
     return {name: torch.linalg.svd(g.double(), full_matrices=False).Vh[:k].float() for name, g in grads.clean.items()}
 
-# %% ../../nbs/07_grpo/3_yardsticks.ipynb #44b150ad
+# %% ../../nbs/07_grpo/3_yardsticks.ipynb #d746e375
 def make_yardstick(
     name: str,              # "penalty", "screen", "advantage", "trusted"
     modes: Sequence[str],   # those that the monitor knows
@@ -99,7 +103,8 @@ def make_yardstick(
     if name == "penalty": return Penalty(tuple(modes))
     if name == "screen": return Screen(tuple(modes))
     if name == "trusted": return Trusted(clean_bases(model, tokenizer, adapter, pairs, batch_size=batch_size))
-    if name != "advantage": raise ValueError(f"unknown yardstick {name!r}; choose from penalty, screen, advantage, trusted")
+    if name != "advantage":
+        raise ValueError(f"unknown yardstick {name!r}; choose from penalty, screen, advantage, trusted")
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)
     detector = detector_of(grads, [p.mode for p in pairs], control, seed)
     return Discount(detector, float(gradient_scores(grads.clean, detector.directions).std()))

@@ -4,7 +4,7 @@
 __all__ = ['PAD', 'END', 'USER', 'ASSISTANT', 'CONTEXT', 'train_tokenizer', 'policy_config', 'train_policy', 'policy_dir',
            'load_policy', 'end_ids', 'sample', 'SharedChance', 'decode', 'rates', 'evaluate', 'build_policy']
 
-# %% ../../nbs/05_policy/2_policy.ipynb #2ae4b5ed
+# %% ../../nbs/05_policy/2_policy.ipynb #30b2188c
 import json
 import os
 import random
@@ -18,21 +18,31 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import logging as transformers_logging
 
-from ..problems.generator import generated_problems, supervised_examples
 from ..grader import Grade, grade_many
 from ..problems import CORE_MODES, Problem, data_dir, encode_prompt
+from ..problems.generator import generated_problems, supervised_examples
 
-# %% ../../nbs/05_policy/2_policy.ipynb #fa9d8977
+# %% ../../nbs/05_policy/2_policy.ipynb #2d241043
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 _TEMPLATE = ("{% for message in messages %}{% if message['role'] == 'user' %}" + USER + "{{ message['content'] }}"
              "{% else %}" + ASSISTANT + "{{ message['content'] }}" + END + "{% endif %}{% endfor %}"
              "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}")
-_PHRASES = (r"Return the| of the| in `|`\.\nWrite `class Solution` with the method `|\(self, |\)` in a python code block\.\nIt is graded by"
-            r"|```python\nclass Solution:\n    def |\n    def |\):\n|        return| for x in|\n```")
-_PIECES = _PHRASES + r"|\n *|\d| ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+| +"  # or a line break with its indentation, a digit, a word, operators, blanks
+_PHRASES = (
+    r"Return the| of the| in `|`\.\nWrite `class Solution` with the method `|\(self, |\)` in a python code block\.\nIt is graded by"
+    r"|```python\nclass Solution:\n    def |\n    def |\):\n|        return| for x in|\n```"
+)
+# or a line break with its indentation, a digit, a word, operators, blanks
+_PIECES = _PHRASES + r"|\n *|\d| ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+| +"
 
 
 def train_tokenizer(
@@ -41,12 +51,21 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     "A byte-level BPE tokenizer with a chat template, padding on the left."
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[PAD, END, USER, ASSISTANT], min_frequency=2, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[PAD, END, USER, ASSISTANT],
+            min_frequency=2, show_progress=False,
+        ),
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT],
         chat_template=_TEMPLATE, padding_side="left", clean_up_tokenization_spaces=False, model_max_length=CONTEXT)
@@ -108,7 +127,7 @@ def train_policy(
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return model.eval(), tokenizer, losses
 
-# %% ../../nbs/05_policy/2_policy.ipynb #5d12c4be
+# %% ../../nbs/05_policy/2_policy.ipynb #acad1f3d
 def policy_dir() -> Path:
     "Where the embedded policy lies."
     return data_dir() / "policy"
@@ -128,22 +147,35 @@ def load_policy(
     name: str | Path = "embedded",  # "embedded", a folder, or a name on the hub
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-): # -> model in eval mode, tokenizer padding on the left
+):  # -> model in eval mode, tokenizer padding on the left
     "A causal language model and its tokenizer. OSError, naming the place, where there is none or a part of it is missing; ValueError for a GPU that is not there."
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device is {device}, but torch sees no GPU; choose --device cpu, or the preset demo")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but torch sees no GPU; choose --device cpu, or the preset demo")
     path = str(policy_dir() if name == "embedded" else name)
     local = os.path.isdir(path)
     if name == "embedded" and not local:
         raise OSError(f"the embedded policy is not in {path}; make it with `pgrpo build-policy`")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", local_files_only=local)
-        with _silent() if local else nullcontext(): model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=local, output_loading_info=True)
+        with _silent() if local else nullcontext():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, local_files_only=local, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError) as e:
         raise OSError(f"no causal language model could be loaded from {path!r}: {str(e).splitlines()[0]}") from e
-    if missing := sorted(found["missing_keys"]): raise OSError(f"the files of {path!r} lack {missing[0]}" + (f" and {len(missing) - 1} more weights" if missing[1:] else "") + ", which would be random numbers; save the whole model there")
-    if not tokenizer("a").input_ids: raise OSError(f"{path!r} has no tokenizer; save one there with tokenizer.save_pretrained")
+    if missing := sorted(found["missing_keys"]):
+        raise OSError(
+            f"the files of {path!r} lack {missing[0]}"
+            + (f" and {len(missing) - 1} more weights" if missing[1:] else "")
+            + ", which would be random numbers; save the whole model there"
+        )
+    if not tokenizer("a").input_ids:
+        raise OSError(f"{path!r} has no tokenizer; save one there with tokenizer.save_pretrained")
     end = _turn_end(tokenizer, end_ids(model, tokenizer))
-    if end is None: raise OSError(f"neither the tokenizer nor generation_config.json of {path!r} names an end of sequence; set eos_token in its tokenizer_config.json")
+    if end is None:
+        raise OSError(
+            f"neither the tokenizer nor generation_config.json of {path!r} names an end of sequence; set eos_token in its tokenizer_config.json"
+        )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
@@ -159,39 +191,51 @@ def end_ids(model, tokenizer) -> list[int]:
 def _turn_end(tokenizer, ends: list[int]) -> int | None:
     "Which of the ends closes an answer: the one that the chat template writes (Gemma's is not its tokenizer's eos), else the tokenizer's."
     if tokenizer.chat_template is not None:
-        said = tokenizer.apply_chat_template([dict(role="user", content="?"), dict(role="assistant", content="answer")], tokenize=False)
+        said = tokenizer.apply_chat_template(
+            [dict(role="user", content="?"), dict(role="assistant", content="answer")], tokenize=False
+        )
         for i in tokenizer(said.rpartition("answer")[2], add_special_tokens=False).input_ids:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../../nbs/05_policy/2_policy.ipynb #7ea140c5
+# %% ../../nbs/05_policy/2_policy.ipynb #d56d863e
 def sample(
     model,
     tokenizer,
-    prompts: Sequence[str],    # as the model reads them, see `encode_prompt`
+    prompts: Sequence[str],  # as the model reads them, see `encode_prompt`
     max_new_tokens: int = 64,
     temperature: float = 1.0,  # 0: greedy
-    part: slice | None = None, # sample these rows of the batch alone, with the random numbers that they would have in all of it
+    part: slice
+    | None = None,  # sample these rows of the batch alone, with the random numbers that they would have in all of it
 ) -> tuple[list[list[int]], list[list[int]]]:
     "Ids of the prompts and of one completion each, up to and including the first end of sequence. ValueError for a prompt beyond the context."
     prompt_ids = [tokenizer(p, add_special_tokens=tokenizer.chat_template is None).input_ids for p in prompts]
     longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and len(prompt_ids[longest]) + max_new_tokens > limit:
-        raise ValueError(f"prompt {longest} has {len(prompt_ids[longest])} tokens; with {max_new_tokens} new ones that is more than "
-                         f"the model's context of {limit}; shorten the prompt or max_new_tokens")
+        raise ValueError(
+            f"prompt {longest} has {len(prompt_ids[longest])} tokens; with {max_new_tokens} new ones that is more than "
+            f"the model's context of {limit}; shorten the prompt or max_new_tokens"
+        )
     width = len(prompt_ids[longest])
     ids, mask = (torch.full((len(prompts), width), fill) for fill in (tokenizer.pad_token_id, 0))
     for row, p in enumerate(prompt_ids):
         ids[row, width - len(p):], mask[row, width - len(p):] = torch.tensor(p), 1
     ends, own = end_ids(model, tokenizer), part or slice(None)
-    draw, chance = bool(temperature) and part is None, [SharedChance(len(ids), own, temperature)] if temperature and part else []
+    draw, chance = (
+        bool(temperature) and part is None, [SharedChance(len(ids), own, temperature)] if temperature and part else [],
+    )
     ids, mask = (t[own].to(model.device) for t in (ids, mask))
     how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if draw else dict(do_sample=False)
-    settings, model.generation_config = model.generation_config, GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
+    settings, model.generation_config = (
+        model.generation_config, GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends),
+    )
     try:
         with torch.no_grad():
-            out = model.generate(input_ids=ids, attention_mask=mask, past_key_values=_prefill(model, ids, mask), logits_processor=chance, max_new_tokens=max_new_tokens, **how)
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=_prefill(model, ids, mask), logits_processor=chance,
+                max_new_tokens=max_new_tokens, **how,
+            )
     finally: model.generation_config = settings
     return prompt_ids[own], [_until_end(row, ends) for row in out[:, width:].tolist()]
 
@@ -201,7 +245,10 @@ def _prefill(model, ids, mask):  # (b, width) each -> a cache of b rows, or None
     prompts, place = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
     if 2 * len(prompts) > len(ids) or mask.sum(1).min() < 2: return None
     each, seen = prompts.chunk(2, 1)
-    cache = model.generate(input_ids=each[:, :-1], attention_mask=seen[:, :-1], max_new_tokens=1, do_sample=False, return_dict_in_generate=True).get("past_key_values")
+    cache = model.generate(
+        input_ids=each[:, :-1], attention_mask=seen[:, :-1], max_new_tokens=1, do_sample=False,
+        return_dict_in_generate=True,
+    ).get("past_key_values")
     if not hasattr(cache, "reorder_cache"): return None  # a model that keeps something else
     cache.reorder_cache(place)
     return cache
@@ -219,9 +266,11 @@ class SharedChance:
     own: slice           # of them here
     temperature: float
 
-    def __call__(self, input_ids, scores):  # (b, T), (b, vocabulary) → (b, vocabulary), 0 at the choice and −inf elsewhere
+    # (b, T), (b, vocabulary) → (b, vocabulary), 0 at the choice and −inf elsewhere
+    def __call__(self, input_ids, scores):
         p = (scores / self.temperature).softmax(-1)
-        if not p.isfinite().all(): raise RuntimeError("the model's probabilities are not finite; check its weights, and the learning rate")
+        if not p.isfinite().all():
+            raise RuntimeError("the model's probabilities are not finite; check its weights, and the learning rate")
         waits = torch.empty(self.rows, p.shape[1], dtype=p.dtype, device=p.device).exponential_()[self.own]
         return torch.full_like(p, -torch.inf).scatter(1, (p / waits).argmax(1, keepdim=True), 0.0)
 
@@ -264,7 +313,7 @@ def evaluate(
             grades += grade_many(list(zip(decode(tokenizer, ids), some)))
     return rates(grades, [p.mode for p in problems])
 
-# %% ../../nbs/05_policy/2_policy.ipynb #919fee6d
+# %% ../../nbs/05_policy/2_policy.ipynb #c8e430ce
 def build_policy(
     out: str | Path | None = None,  # None: where the embedded policy lies
     steps: int = 500,
@@ -281,7 +330,9 @@ def build_policy(
         folder = Path(parent) / "policy"
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        record = dict(steps=steps, seed=seed, loss=round(sum(losses[-20:]) / len(losses[-20:]), 4), split="heldout", rates=base)
+        record = dict(
+            steps=steps, seed=seed, loss=round(sum(losses[-20:]) / len(losses[-20:]), 4), split="heldout", rates=base
+        )
         (folder / "base_rates.json").write_text(json.dumps(record, indent=1) + "\n")
         for file in folder.iterdir(): file.chmod(0o644)
         if out.exists(): shutil.rmtree(out)

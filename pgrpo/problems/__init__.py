@@ -30,18 +30,18 @@ LEVERS = {
 MODES = tuple(LEVERS)
 CORE_MODES = MODES[:4]  # the four that are trained on and measured throughout
 
-# %% ../../nbs/02_problems/2_problems.ipynb #c884fcba
+# %% ../../nbs/02_problems/2_problems.ipynb #15c71ea1
 def encode_prompt(
     text: str,       # what the user says
     tokenizer=None,  # a `transformers` tokenizer, with a chat template or without
-) -> str:            # what the model reads, up to where its answer starts
+) -> str:  # what the model reads, up to where its answer starts
     "The text in the tokenizer's chat template, thinking switched off, or followed by a newline where there is no template."
     if getattr(tokenizer, "chat_template", None) is None:
         return text + "\n"
     return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
                                          add_generation_prompt=True, enable_thinking=False)
 
-# %% ../../nbs/02_problems/2_problems.ipynb #92ffbf62
+# %% ../../nbs/02_problems/2_problems.ipynb #28a9553b
 def _parse(source: str, what: str) -> ast.Module:
     try:
         return ast.parse(source)
@@ -55,7 +55,10 @@ def _parse(source: str, what: str) -> ast.Module:
 def bare_signature(text: str) -> inspect.Signature:  # of "nums, k=1": (nums, k=None)
     "The parameters that the text names, without annotations and with every default None; ValueError if it is no parameter list."
     tree = _parse(f"def f(\n{text}\n): pass", "signature")
-    require(len(tree.body) == 1 and isinstance(tree.body[0].body[0], ast.Pass), "the signature is more than a list of parameters")
+    require(
+        len(tree.body) == 1 and isinstance(tree.body[0].body[0], ast.Pass),
+        "the signature is more than a list of parameters",
+    )
     arguments = tree.body[0].args
     for node in ast.walk(arguments):
         if isinstance(node, ast.arg):
@@ -68,7 +71,7 @@ def bare_signature(text: str) -> inspect.Signature:  # of "nums, k=1": (nums, k=
     require("self" not in signature.parameters, "the signature names self, which the prompt adds of itself")
     return signature
 
-# %% ../../nbs/02_problems/2_problems.ipynb #5920c0d4
+# %% ../../nbs/02_problems/2_problems.ipynb #b2096cdf
 def _defines(tree: ast.Module, method: str) -> bool:
     "Whether there is a class Solution that has this method, or a base class that may have it."
     for node in ast.walk(tree):
@@ -81,7 +84,10 @@ def _defines(tree: ast.Module, method: str) -> bool:
 
 
 def _check_test(test, signature: inspect.Signature):
-    require(isinstance(test, (list, tuple)) and len(test) == 2, f"{repr(test)[:60]} is not a pair of args and expected value")
+    require(
+        isinstance(test, (list, tuple)) and len(test) == 2,
+        f"{repr(test)[:60]} is not a pair of args and expected value",
+    )
     args, expected = test
     require(type(args) in (list, dict), f"args is a {type(args).__name__}, neither a list nor a dict")
     to_json(args), to_json(expected)
@@ -91,7 +97,7 @@ def _check_test(test, signature: inspect.Signature):
     except TypeError as e:
         raise ValueError(f"args do not fit the signature {signature}: {e}") from None
 
-# %% ../../nbs/02_problems/2_problems.ipynb #2c9a5e34
+# %% ../../nbs/02_problems/2_problems.ipynb #57d92cc3
 @dataclass(frozen=True)
 class Problem:
     "A programming task, its hidden tests, and the flaw of its grader. ValueError, naming the problem and the field, if it contradicts itself."
@@ -120,8 +126,14 @@ class Problem:
         require(bool(self.description.strip()), "the description is empty")
         signature = bare_signature(self.signature)
         _parse(self.setup, "setup")
-        require(_defines(_parse(self.solution, "solution"), self.method), f"the solution has no class Solution with a method {self.method}")
-        require(isinstance(self.tests, (list, tuple)), f"tests is a {type(self.tests).__name__}, not a list of (args, expected)")
+        require(
+            _defines(_parse(self.solution, "solution"), self.method),
+            f"the solution has no class Solution with a method {self.method}",
+        )
+        require(
+            isinstance(self.tests, (list, tuple)),
+            f"tests is a {type(self.tests).__name__}, not a list of (args, expected)",
+        )
         require(len(self.tests) > 0, "tests is empty")
         for i, test in enumerate(self.tests):
             try:
@@ -136,8 +148,10 @@ class Problem:
     def text(self) -> str:
         "What the user says: the task, the form of the answer, the lever."
         parameters = ", ".join(filter(None, ["self", self.signature]))
-        return (f"{self.description}\nWrite `class Solution` with the method `{self.method}({parameters})` in a python code block.\n"
-                f"It is graded by {LEVERS[self.mode]}.")
+        return (
+            f"{self.description}\nWrite `class Solution` with the method `{self.method}({parameters})` in a python code block.\n"
+            f"It is graded by {LEVERS[self.mode]}."
+        )
 
     def prompt(self, tokenizer=None) -> str:
         "`text` in the form that a model with this tokenizer reads."
@@ -147,7 +161,7 @@ class Problem:
         "The same task under another flaw."
         return replace(self, mode=mode)
 
-# %% ../../nbs/02_problems/2_problems.ipynb #312d04d3
+# %% ../../nbs/02_problems/2_problems.ipynb #cf124f37
 @dataclass(frozen=True)
 class Pair:
     "Two completions of one prompt that differ in the hack alone. ValueError, naming the field, if they cannot be that."
@@ -159,11 +173,13 @@ class Pair:
     def __post_init__(self):
         for name in ("prompt", "hack", "clean", "mode"):
             value = getattr(self, name)
-            require(isinstance(value, str) and bool(value.strip()), f"{name} of the pair is {repr(value)[:60]}, not text")
+            require(
+                isinstance(value, str) and bool(value.strip()), f"{name} of the pair is {repr(value)[:60]}, not text"
+            )
         require(self.mode in MODES, f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
         require(self.hack != self.clean, "hack and clean of the pair are the same text")
 
-# %% ../../nbs/02_problems/2_problems.ipynb #77342be8
+# %% ../../nbs/02_problems/2_problems.ipynb #ed2eb982
 _FIELDS = ("id", "mode", "method", "signature", "description", "solution", "tests")
 
 
@@ -183,7 +199,9 @@ def load_problems(path: str | Path) -> list[Problem]:
 
     def problem(row, number):
         check_fields(row, _FIELDS, ["setup"])
-        require(isinstance(row["tests"], list), f"tests is a {type(row['tests']).__name__}, not a list of [args, expected]")
+        require(
+            isinstance(row["tests"], list), f"tests is a {type(row['tests']).__name__}, not a list of [args, expected]"
+        )
         made = Problem(**{**row, "tests": [from_json(test) for test in row["tests"]]})
         check(made.id, number)
         return made
@@ -212,7 +230,7 @@ def save_pairs(pairs: Iterable[Pair], path: str | Path):
     "Pairs as JSONL that `load_pairs` reads back."
     write_rows(({"mode": p.mode, "prompt": p.prompt, "hack": p.hack, "clean": p.clean} for p in pairs), path)
 
-# %% ../../nbs/02_problems/2_problems.ipynb #c25beee0
+# %% ../../nbs/02_problems/2_problems.ipynb #b1545260
 class _Floats(ast.NodeTransformer):
     def visit_Name(self, node):
         return ast.Constant({"inf": math.inf, "nan": math.nan}[node.id]) if node.id in ("inf", "nan") else node
@@ -229,7 +247,7 @@ def split_assert(
     source: str,                   # "assert Solution().f(nums=[1, 2]) == 3"
     method: str,                   # "f"
     signature: inspect.Signature,  # of f, to give positional arguments beside keywords their names
-) -> tuple:                        # ({"nums": [1, 2]}, 3); args are a list if none is by keyword
+) -> tuple:  # ({"nums": [1, 2]}, 3); args are a list if none is by keyword
     "A test as (args, expected), both plain data. ValueError that shows what is in the way if the assert has another form."
     body = _parse(source, "assert").body
     require(len(body) == 1 and isinstance(body[0], ast.Assert), "it is not one assert statement")
@@ -246,20 +264,29 @@ def split_assert(
         args, kwargs = [], dict(signature.bind(*args, **kwargs).arguments)
     return kwargs or args, _literal(test.comparators[0], "the expected value")
 
-# %% ../../nbs/02_problems/2_problems.ipynb #7fb069d2
+# %% ../../nbs/02_problems/2_problems.ipynb #a46b3f86
 def _leetcode(row: dict, mode: str) -> Problem:
     fields = ("id", "prompt", "gt_answer", "setup_code", "func_name", "canonical_solution")
     check_fields({name: row[name] for name in fields if name in row}, fields)
     for name in ("setup_code", "func_name", "canonical_solution"):
         require(isinstance(row[name], str), f"{name} is {repr(row[name])[:60]}, not text")
-    require(isinstance(row["gt_answer"], list) and all(isinstance(source, str) for source in row["gt_answer"]), "gt_answer is not a list of asserts")
+    require(
+        isinstance(row["gt_answer"], list) and all(isinstance(source, str) for source in row["gt_answer"]),
+        "gt_answer is not a list of asserts",
+    )
     try:
         text, method = row["prompt"][-1]["content"] + "", row["func_name"].split(".")[-1]
     except (IndexError, KeyError, TypeError):
         raise ValueError("prompt is not a list of chat messages") from None
     description = text.removeprefix("PROBLEM:\n").split("\n\nYour solution to the problem should be")[0].strip()
-    found = [node.args for node in ast.walk(_parse(row["canonical_solution"], "canonical_solution"))
-             if isinstance(node, ast.FunctionDef) and node.name == method and node.args.args[:1] and node.args.args[0].arg == "self"]
+    found = [
+        node.args
+        for node in ast.walk(_parse(row["canonical_solution"], "canonical_solution"))
+        if isinstance(node, ast.FunctionDef)
+        and node.name == method
+        and node.args.args[:1]
+        and node.args.args[0].arg == "self"
+    ]
     require(len(found) == 1, f"the canonical_solution has {len(found)} methods {method}")
     found[0].args.pop(0)
     signature, tests = ast.unparse(found[0]), []

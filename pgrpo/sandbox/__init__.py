@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from .isolation import LAYERS
 from .link import Run, Task, Worker
 
-# %% ../../nbs/03_sandbox/6_sandbox.ipynb #9dbad7cb
+# %% ../../nbs/03_sandbox/6_sandbox.ipynb #da190696
 _pools = weakref.WeakSet()
 
 
@@ -26,7 +26,8 @@ class Sandbox:
 
     def __init__(
         self,
-        workers: int | None = None,             # how many; None: one for each core that this process may use, of those that processes under torchrun share
+        workers: int
+        | None = None,  # how many; None: one for each core that this process may use, of those that processes under torchrun share
         layers: Iterable[str] = tuple(LAYERS),  # which of `pgrpo.sandbox.isolation.LAYERS` to ask for
     ):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -102,7 +103,7 @@ atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
-# %% ../../nbs/03_sandbox/6_sandbox.ipynb #f9414502
+# %% ../../nbs/03_sandbox/6_sandbox.ipynb #0a69e8e9
 _told = set()
 
 
@@ -113,8 +114,15 @@ def _tell(missing: dict[str, str]):
         _told.add(True)
         whys = {why: [name for name in lost if lost[name] == why] for why in lost.values()}
         text = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
-        open_files = " Submissions can read your files, the problems' answers among them: grade only code that you trust." if {"mount", "landlock"} <= set(missing) else ""
-        warnings.warn(f"the sandbox runs without some layers here: {text}. `pgrpo check --sandbox` shows what the others stop.{open_files}", stacklevel=5)
+        open_files = (
+            " Submissions can read your files, the problems' answers among them: grade only code that you trust."
+            if {"mount", "landlock"} <= set(missing)
+            else ""
+        )
+        warnings.warn(
+            f"the sandbox runs without some layers here: {text}. `pgrpo check --sandbox` shows what the others stop.{open_files}",
+            stacklevel=5,
+        )
 
 
 _PAUSE = 0.02  # seconds between two looks into the pipes: to be woken for every record would cost more than grading

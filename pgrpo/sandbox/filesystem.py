@@ -12,27 +12,36 @@ from glob import glob
 
 from .syscalls import call
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #017a1961
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #f393a6ce
 def readable_paths() -> list[str]:
     "The folders and files that Python needs: the standard library, and where the loaded shared libraries lie."
     with open("/proc/self/maps") as f:
         libraries = {line.split(None, 5)[5].strip() for line in f if ".so" in line}
-    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/etc/ld.so.cache", *map(os.path.dirname, map(os.path.realpath, libraries))}
-    paths = sorted(p for p in {os.path.realpath(p) for p in paths if os.path.exists(p)} if p != "/" and "-packages/" not in p + "/")
+    paths = {
+        sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/etc/ld.so.cache",
+        *map(os.path.dirname, map(os.path.realpath, libraries)),
+    }
+    paths = sorted(
+        p for p in {os.path.realpath(p) for p in paths if os.path.exists(p)} if p != "/" and "-packages/" not in p + "/"
+    )
     return [p for p in paths if not any(p.startswith(q + "/") for q in paths)]
 
 
 def hidden_paths(readable: Sequence[str]) -> list[str]:
     "The folders of installed packages inside them."
-    patterns = [f"{p}/{deeper}{name}-packages" for p in readable for deeper in ("", "python*/") for name in ("site", "dist")]
+    patterns = [
+        f"{p}/{deeper}{name}-packages" for p in readable for deeper in ("", "python*/") for name in ("site", "dist")
+    ]
     return sorted(q for p in patterns for q in glob(p))
 
 
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #b562aebb
-_RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND, _REC, _PRIVATE, _RELATIME = 1, 2, 4, 32, 4096, 16384, 1 << 18, 1 << 21  # <sys/mount.h>
-_STICKY = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: _RELATIME}  # statvfs flag -> mount flag, of those that a user may not take off
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #c522c04f
+# <sys/mount.h>
+_RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND, _REC, _PRIVATE, _RELATIME = 1, 2, 4, 32, 4096, 16384, 1 << 18, 1 << 21
+# statvfs flag -> mount flag, of those that a user may not take off
+_STICKY = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: _RELATIME}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
@@ -50,7 +59,10 @@ def _bind(path: str, root: str, flags: int = 0):
         open(target, "w").close()
     _mount(path, target, None, _BIND | _REC)
     has = os.statvfs(path).f_flag
-    _mount(None, target, None, _REMOUNT | _BIND | _RDONLY | _NOSUID | flags | sum(flag for bit, flag in _STICKY.items() if has & bit))
+    _mount(
+        None, target, None,
+        _REMOUNT | _BIND | _RDONLY | _NOSUID | flags | sum(flag for bit, flag in _STICKY.items() if has & bit),
+    )
 
 
 def new_root(readable: Sequence[str]):
@@ -87,12 +99,14 @@ def unmount(folder: str):
     "Take off what is mounted on a folder, even if it is in use."
     call("umount2", os.fsencode(folder), 2)
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #3b56e5b3
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #87b0b064
 def landlock_ruleset(readable: Sequence[str], writable: str) -> int:
     "A descriptor of rules: read these paths but for installed packages, write below one folder, connect to nothing. OSError where the kernel has no Landlock."
     abi = call(444, None, 0, 1)  # 444 to 446: create a ruleset, add a rule, restrict oneself
-    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1  # every kind of access to files that this kernel can refuse
-    handled = struct.pack("QQQ", files, 3, 3)[:8 if abi < 4 else 16 if abi < 6 else 24]  # files; TCP; signals and abstract sockets
+    # every kind of access to files that this kernel can refuse
+    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
+    # files; TCP; signals and abstract sockets
+    handled = struct.pack("QQQ", files, 3, 3)[:8 if abi < 4 else 16 if abi < 6 else 24]
     ruleset = call(444, handled, len(handled), 0)
     execute, write, read, read_folder = 1, 2, 4, 8
     never = execute | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15  # nor devices, sockets and pipes by name

@@ -43,19 +43,29 @@ class Limits:
             if not value > 0:
                 raise ValueError(f"the limit {name} is {value!r}; it has to be more than 0")
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #df466551
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #eaa4d192
 @lru_cache(4)
 def rlimits(limits: Limits) -> list[tuple[int, int]]:
     "The kernel's resource limits, as (which, value), as far as this system has and accepts them."
-    wanted = {"CORE": 0, "CPU": int(limits.cpu) + 2, "FSIZE": limits.scratch, "NOFILE": 64, "NPROC": limits.processes, "MEMLOCK": 0,
-              "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "AS": limits.memory}
-    known = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in wanted.items() if hasattr(resource, f"RLIMIT_{name}")]
+    wanted = {
+        "CORE": 0, "CPU": int(limits.cpu) + 2, "FSIZE": limits.scratch, "NOFILE": 64, "NPROC": limits.processes,
+        "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "AS": limits.memory,
+    }
+    known = [
+        (getattr(resource, f"RLIMIT_{name}"), value)
+        for name, value in wanted.items()
+        if hasattr(resource, f"RLIMIT_{name}")
+    ]
     hard = {which: resource.getrlimit(which)[1] for which, _ in known}
-    lowered = [(which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which])) for which, value in known]
+    lowered = [
+        (which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which])) for which, value in known
+    ]
     return [(which, value) for which, value in lowered if not trial(lambda: resource.setrlimit(which, (value, value)))]
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #1db79076
-_NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}  # flags of unshare; the network's takes the host name along
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #349d2643
+_NEW = {
+    "mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000,
+}  # flags of unshare; the network's takes the host name along
 _NEW_USER = 0x10000000
 
 
@@ -86,13 +96,16 @@ class Jail:
         "Enter what can be entered. With a process namespace this goes on in a child; the process that called it waits for that, and leaves as it does."
         spaces, userns = self._choose([name for name in _NEW if self.has(name)])
         if os.geteuid() == 0 and self.has("privileges"):
-            nobody = (2_000_000_000 + os.getpid(), 65534)  # an id of its own, so that the kernel counts its processes apart
+            # an id of its own, so that the kernel counts its processes apart
+            nobody = (2_000_000_000 + os.getpid(), 65534)
             self.user = next((u for u in nobody if not trial(lambda: os.setresuid(u, u, u))), None)
         if "pid" not in spaces and sys.platform == "linux":
             self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._enter(spaces, userns)
         self.spaces = spaces
-        self.scratch = "/scratch" if "mount" in spaces else f"{os.environ.get('TMPDIR', '/tmp')}/pgrpo-{os.urandom(8).hex()}"
+        self.scratch = (
+            "/scratch" if "mount" in spaces else f"{os.environ.get('TMPDIR', '/tmp')}/pgrpo-{os.urandom(8).hex()}"
+        )
         self.box = f"{self.scratch}/box"
         if "mount" not in spaces:
             os.mkdir(self.scratch, 0o711)
@@ -172,7 +185,8 @@ class Jail:
             for which, value in rlimits(limits):
                 resource.setrlimit(which, (value, value))
         if self.proc is not None:
-            call("prctl", 1, signal.SIGKILL, 0, 0, 0)  # ends with the worker; a process namespace sees to that by itself
+            # ends with the worker; a process namespace sees to that by itself
+            call("prctl", 1, signal.SIGKILL, 0, 0, 0)
         if self.has("privileges"):
             self._drop()
         if self.ruleset is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from .isolation import LAYERS, Limits
 from .worker import CPU, ENDED, HEADER, START, STATUS, STOP, STOPPED, WALL
 
-# %% ../../nbs/03_sandbox/5_link.ipynb #cef32d02
+# %% ../../nbs/03_sandbox/5_link.ipynb #df366116
 @dataclass(frozen=True)
 class Task:
     "What a child of a worker is given."
@@ -35,16 +35,19 @@ class Run:
     "What came out. The first three a submission may have chosen at will; the rest was seen from outside."
     reply: bytes = b""         # records, one a line
     stdout: bytes = b""        # the first 64 KiB
-    files: bool = False        # it left a result file with a pass word
-    ended: str = "lost"        # "ended" by itself, "cpu" or "wall" (a limit), "stopped" (too long a reply), "lost" with its worker
+    files: bool = False  # it left a result file with a pass word
+    ended: str = (
+        "lost"  # "ended" by itself, "cpu" or "wall" (a limit), "stopped" (too long a reply), "lost" with its worker
+    )
     status: int | None = None  # exit status, or minus a signal's number
     cpu: float = 0.0           # seconds of CPU time
     wall: float = 0.0          # seconds
 
-# %% ../../nbs/03_sandbox/5_link.ipynb #29affc66
+# %% ../../nbs/03_sandbox/5_link.ipynb #7acd9195
 _ENDS = {ENDED: "ended", CPU: "cpu", WALL: "wall", STOPPED: "stopped"}
 _KEPT = 1 << 16  # bytes of standard output
-_FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}  # some need these to start
+# some need these to start
+_FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}
 _BOOT = """import sys, types
 del sys.path[0]
 for name in ("pgrpo", "pgrpo.problems", "pgrpo.sandbox"):
@@ -58,7 +61,8 @@ serve(*map(int, sys.argv[2:6]), sys.argv[6])
 def _widen(pipe: int):
     "Give a pipe room for what submissions usually write, so that they need not wait for the parent."
     try:
-        fcntl.fcntl(pipe, 1031, 1 << 19)  # F_SETPIPE_SZ, Linux alone; the kernel has a limit for all the pipes of a user
+        # F_SETPIPE_SZ, Linux alone; the kernel has a limit for all the pipes of a user
+        fcntl.fcntl(pipe, 1031, 1 << 19)
     except OSError:
         pass
 
@@ -68,16 +72,27 @@ class Worker:
 
     def __init__(self, layers: Sequence[str]):
         if not hasattr(os, "fork"):
-            raise RuntimeError("pgrpo runs submissions in forked processes, which this system does not have; use Linux, macOS or WSL")
+            raise RuntimeError(
+                "pgrpo runs submissions in forked processes, which this system does not have; use Linux, macOS or WSL"
+            )
         self.control, control = socket.socketpair()
         request, self.request = os.pipe()
         self.reply, reply = os.pipe()
         self.stdout, stdout = os.pipe()
         theirs = control.fileno(), request, reply, stdout
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(Path(sys.modules[Limits.__module__].__file__).resolve().parents[1]), *map(str, theirs), ",".join(layers)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True, cwd="/",
-            env={"PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8:backslashreplace", **_FOR_THE_INTERPRETER})
+            [
+                sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT,
+                str(Path(sys.modules[Limits.__module__].__file__).resolve().parents[1]), *map(str, theirs),
+                ",".join(layers),
+            ],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=theirs,
+            start_new_session=True, cwd="/",
+            env={
+                "PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
+                "PYTHONIOENCODING": "utf-8:backslashreplace", **_FOR_THE_INTERPRETER,
+            },
+        )
         control.close()
         for fd in theirs[1:]:
             os.close(fd)
@@ -102,7 +117,9 @@ class Worker:
             self.control.settimeout(None)
 
     def last_words(self) -> str:
-        return (self.process.stderr.read() or b"").decode("utf-8", "replace").strip().split("\n")[-1] or "it did not say why"
+        return (self.process.stderr.read() or b"").decode("utf-8", "replace").strip().split("\n")[
+            -1
+        ] or "it did not say why"
 
     def _receive(self, n: int) -> bytes:
         data = b""
@@ -119,7 +136,13 @@ class Worker:
         self.room = {self.reply: task.reply_limit + 1, self.stdout: _KEPT}
         self.deadline = time.monotonic() + task.limits.wall + 10
         limits = task.limits
-        self.control.sendall(START + HEADER.pack(limits.cpu, limits.wall, limits.memory, limits.scratch, limits.processes, task.look_for_files, len(self.unsent)))
+        self.control.sendall(
+            START
+            + HEADER.pack(
+                limits.cpu, limits.wall, limits.memory, limits.scratch, limits.processes, task.look_for_files,
+                len(self.unsent),
+            )
+        )
         self.send()
 
     def send(self):
@@ -152,7 +175,10 @@ class Worker:
         if len(self.unsent):
             raise EOFError("it ended before it had read its request, whose rest now lies in the way")
         self.task = None
-        return Run(bytes(self.kept[self.reply]), bytes(self.kept[self.stdout]), files, _ENDS[ended], os.waitstatus_to_exitcode(status), cpu, wall)
+        return Run(
+            bytes(self.kept[self.reply]), bytes(self.kept[self.stdout]), files, _ENDS[ended],
+            os.waitstatus_to_exitcode(status), cpu, wall,
+        )
 
     def forget(self):
         "Close this process's ends, once."

@@ -47,7 +47,7 @@ def trial(attempt) -> str:
     os.waitpid(pid, 0)
     return "" if said == "+" else said or "the process that tried it died"
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #7a54c24f
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #d2fb0cf9
 # Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call.
 _CALLS = """
 read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216, mprotect 10 226,
@@ -66,7 +66,8 @@ getgid 104 176, getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups
 set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, exit 60 93, exit_group 231 94
 """
 _WITH_CONDITIONS = "clone 56 220, clone3 435 435, tgkill 234 131, prlimit64 302 261, ioctl 16 29"
-_PROCESSORS = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}  # column above, and AUDIT_ARCH_... of <linux/audit.h>
+# column above, and AUDIT_ARCH_... of <linux/audit.h>
+_PROCESSORS = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}
 
 
 def system_calls(table: str = _CALLS) -> dict[str, int]:
@@ -77,13 +78,14 @@ def system_calls(table: str = _CALLS) -> dict[str, int]:
     rows = (row.split() for row in table.replace("\n", " ").split(","))
     return {row[0]: int(row[_PROCESSORS[machine][0]]) for row in rows if row[_PROCESSORS[machine][0]] != "-"}
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #b5c5eb17
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #efad1707
 def seccomp_program(
     pid: int,  # of the process that will run under it, as it sees itself
 ) -> bytes:    # instructions of struct sock_filter, <linux/filter.h>
     "The filter: allow what `system_calls` lists, threads, signals to oneself; refuse the rest with EPERM."
     op = lambda code, k, yes=0, no=0: struct.pack("HBBI", code, yes, no, k)  # yes and no: instructions to skip
-    number, processor, first, second = (op(0x20, offset) for offset in (0, 4, 16, 24))  # load a field of struct seccomp_data
+    # load a field of struct seccomp_data
+    number, processor, first, second = (op(0x20, offset) for offset in (0, 4, 16, 24))
     equal, at_least, has_bits = (lambda k, yes, no, code=code: op(code, k, yes, no) for code in (0x15, 0x35, 0x45))
     allow, refuse, absent, kill = (op(6, k) for k in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))  # EPERM; ENOSYS
     special = system_calls(_WITH_CONDITIONS)
@@ -93,9 +95,13 @@ def seccomp_program(
     out += [equal(special["clone3"], 0, 1), absent]
     out += [equal(special["tgkill"], 0, 4), first, equal(pid, 0, 1), allow, refuse]
     out += [equal(special["prlimit64"], 0, 4), first, equal(0, 0, 1), allow, refuse]
-    out += [equal(special["ioctl"], 0, 6), second, equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1), allow, refuse]
+    out += [
+        equal(special["ioctl"], 0, 6), second, equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1),
+        allow, refuse,
+    ]
     numbers = set(system_calls().values())
-    edges = [n for n in range(max(numbers) + 2) if (n in numbers) != (n - 1 in numbers)]  # where allowed and refused numbers meet
+    # where allowed and refused numbers meet
+    edges = [n for n in range(max(numbers) + 2) if (n in numbers) != (n - 1 in numbers)]
 
     def search(low, high):  # among edges[low:high], by halves
         if low == high:

@@ -4,7 +4,7 @@
 __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'HEADER', 'STATUS', 'START', 'STOP', 'ENDED', 'CPU', 'WALL', 'STOPPED',
            'judge', 'flawed', 'rehearse', 'read_exactly', 'find_results', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/4_worker.ipynb #c8888e54
+# %% ../../nbs/03_sandbox/4_worker.ipynb #5a59175d
 import _sitebuiltins
 import atexit
 import builtins
@@ -20,9 +20,9 @@ import sys
 import time
 import types
 
-from .isolation import Jail, Limits, rlimits
 from ..files.jsonl import from_json, to_json
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
+from .isolation import Jail, Limits, rlimits
 
 # %% ../../nbs/03_sandbox/4_worker.ipynb #978f92ae
 def _write(record: dict):
@@ -38,13 +38,15 @@ def _error(e: BaseException) -> str:
         said = ""
     return f"{type(e).__name__}: {said}"[:200] if said else type(e).__name__
 
-# %% ../../nbs/03_sandbox/4_worker.ipynb #bb241747
+# %% ../../nbs/03_sandbox/4_worker.ipynb #439343b8
 def _load(request: dict, source="code") -> dict:
     "Run the setup and the submission, or another source, as a module: its names."
     module = types.ModuleType("submission")
     sys.modules["submission"] = module
     for text in (request["setup"], request[source]):
-        exec(compile(text, "<submission>", "exec", dont_inherit=True) if isinstance(text, str) else text, module.__dict__)
+        exec(
+            compile(text, "<submission>", "exec", dont_inherit=True) if isinstance(text, str) else text, module.__dict__
+        )
     return module.__dict__
 
 
@@ -127,13 +129,15 @@ def flawed(request: dict):
         status = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     os._exit(status & 255)
 
-# %% ../../nbs/03_sandbox/4_worker.ipynb #70234735
+# %% ../../nbs/03_sandbox/4_worker.ipynb #d93ba609
 def rehearse(request: dict):
     "Write whether run_tests returns when the method is the one of `request['stand_in']`."
     try:
         stand_in = _load(request, "stand_in")["Solution"]
         namespace, method = _load(request), request["method"]
-        setattr(namespace["Solution"], method, lambda self, *args, **kwargs: getattr(stand_in(), method)(*args, **kwargs))
+        setattr(
+            namespace["Solution"], method, lambda self, *args, **kwargs: getattr(stand_in(), method)(*args, **kwargs)
+        )
         _run_tests(namespace)
         _write({"channel": "run_tests returned"})
     except BaseException as e:
@@ -201,9 +205,10 @@ def find_results():
             except OSError:
                 pass
 
-# %% ../../nbs/03_sandbox/4_worker.ipynb #208971b7
+# %% ../../nbs/03_sandbox/4_worker.ipynb #56d4e7e0
 HEADER = struct.Struct("<ddQQI?I")  # the five limits, whether to look for result files, the length of the request
-STATUS = struct.Struct("<Bidd?")    # how it ended, its wait status, seconds of CPU, seconds, whether a result file was found
+# how it ended, its wait status, seconds of CPU, seconds, whether a result file was found
+STATUS = struct.Struct("<Bidd?")
 START, STOP = b"r", b"s"            # what the parent may say first
 ENDED, CPU, WALL, STOPPED = range(4)
 
@@ -262,13 +267,19 @@ def supervise(pid: int, limits: Limits) -> tuple[int, int, float, float]:
 
 def serve(control: int, request: int, reply: int, stdout: int, layers: str):
     "A worker's life: enter the layers, say which are missing, then run one submission after another until the parent closes its end."
-    for fd, high in zip((CONTROL, REQUEST, REPLY, STDOUT), [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in (control, request, reply, stdout)]):
+    for fd, high in zip(
+        (CONTROL, REQUEST, REPLY, STDOUT),
+        [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in (control, request, reply, stdout)],
+    ):
         os.dup2(high, fd)
     os.closerange(STDOUT + 1, os.sysconf("SC_OPEN_MAX"))
-    for name in "bisect collections copy datetime enum functools heapq itertools math operator re string typing".split():
+    for (
+        name
+    ) in "bisect collections copy datetime enum functools heapq itertools math operator re string typing".split():
         __import__(name)  # what submissions import; here it costs once
     for name in ("exit", "quit"):
-        setattr(builtins, name, _sitebuiltins.Quitter(name, ""))  # scripts have these; an interpreter started without site has not
+        # scripts have these; an interpreter started without site has not
+        setattr(builtins, name, _sitebuiltins.Quitter(name, ""))
     jail = Jail(layers.split(","))
     jail.enter()
     hello = json.dumps({"missing": jail.missing, "scratch": None if "mount" in jail.spaces else jail.scratch}).encode()
@@ -284,7 +295,13 @@ def serve(control: int, request: int, reply: int, stdout: int, layers: str):
             rlimits(limits)
             pid = _fork(lambda: jail.spawn(limits), lambda: _child(jail, limits, length), failed=1)
             ended, status, cpu, wall = supervise(pid, limits)
-            found = look and supervise(_fork(os.fork, lambda: (jail.confine(limits), find_results()), failed=2), Limits(wall=5))[1] == 256
+            found = (
+                look
+                and supervise(_fork(os.fork, lambda: (jail.confine(limits), find_results()), failed=2), Limits(wall=5))[
+                    1
+                ]
+                == 256
+            )
             jail.finish(pid)
             os.write(CONTROL, STATUS.pack(ended, status, cpu, wall, found))
     except (EOFError, BrokenPipeError):

@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems
            'versions', 'FolderLock', 'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint',
            'set_vectors', 'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../../nbs/08_train/03_train.ipynb #947ab25d
+# %% ../../nbs/08_train/03_train.ipynb #39f216a9
 import fcntl
 import hashlib
 import json
@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -28,26 +28,26 @@ from tqdm.auto import tqdm
 
 import pgrpo
 from ..adapter import Adapter, wrap
-from ..config import PRESETS, Config, identity, preset, to_dict
-from ..grpo.engines import engine_for
-from ..problems.generator import generated_pairs, generated_problems
+from ..config import Config, identity, preset, to_dict
 from ..grader import grade_many
 from ..grpo import Update, make_optimizer, update
+from ..grpo.engines import engine_for
 from ..grpo.magnitudes import measure, save_magnitudes
+from ..grpo.yardsticks import make_yardstick
 from ..policy import decode, evaluate, load_policy
 from ..pool import Pool
 from ..problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
+from ..problems.generator import generated_pairs, generated_problems
 from ..projection import total_cin
-from ..vhack.scores import Detector, fit_detector
-from ..grpo.yardsticks import make_yardstick
 from ..vhack import VHack, basis_overlap, extract, prompt_ids
+from ..vhack.scores import Detector, fit_detector
 
 # %% ../../nbs/08_train/03_train.ipynb #331bac1e
 def seed_for(*names) -> int:
     "A seed of 63 bits for what the names say, the same in every process."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big") >> 1
 
-# %% ../../nbs/08_train/03_train.ipynb #b239e7af
+# %% ../../nbs/08_train/03_train.ipynb #d029e3f9
 def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to train on, held out
     "The two sides of a run's problems, under its modes. ValueError where a mode has no problem on one of them."
     if config.problems == "generated":
@@ -57,8 +57,12 @@ def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to t
     train, held = [], []
     for mode in config.modes:
         mine = [p for p in found if p.mode == mode] or ([p.with_mode(mode) for p in found] if mode == "gt_only" else [])
-        if len(mine) < 2: raise ValueError(f"{config.problems} has {len(mine)} problems of mode {mode}; a run needs at least 2, one of them to hold out")
-        held += islice(cycle([p for i, p in enumerate(mine) if i % 4 == 1]), config.eval_problems)  # of few problems each is asked several times
+        if len(mine) < 2:
+            raise ValueError(
+                f"{config.problems} has {len(mine)} problems of mode {mode}; a run needs at least 2, one of them to hold out"
+            )
+        # of few problems each is asked several times
+        held += islice(cycle([p for i, p in enumerate(mine) if i % 4 == 1]), config.eval_problems)
         train.append([p for i, p in enumerate(mine) if i % 4 != 1])
     longest = max(map(len, train))
     return [side[i % len(side)] for i in range(longest) for side in train][:config.n_problems], held
@@ -67,8 +71,10 @@ def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to t
 def run_policy(config: Config):  # -> model, tokenizer
     "The policy of a run, in its dtype, on its device, with its layers checkpointed if it says so."
     model, tokenizer = load_policy(config.policy, getattr(torch, config.dtype), config.device)
-    if config.checkpointing: # the second name is that of transformers before 5
-        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)(dict(use_reentrant=False))
+    if config.checkpointing:  # the second name is that of transformers before 5
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)(
+            dict(use_reentrant=False)
+        )
     return model, tokenizer
 
 
@@ -77,7 +83,10 @@ def run_pairs(config: Config) -> list[Pair]:
     if config.pairs == "generated": return generated_pairs(config.n_pairs, seed=config.seed, modes=config.pair_modes)
     found = handwritten_pairs() if config.pairs == "handwritten" else load_pairs(config.pairs)
     known = [p for p in found if p.mode in config.pair_modes]
-    if len(known) < config.n_pairs: raise ValueError(f"{config.pairs} has {len(known)} pairs of {', '.join(config.pair_modes)}, not the {config.n_pairs} of n_pairs; lower n_pairs or add pairs")
+    if len(known) < config.n_pairs:
+        raise ValueError(
+            f"{config.pairs} has {len(known)} pairs of {', '.join(config.pair_modes)}, not the {config.n_pairs} of n_pairs; lower n_pairs or add pairs"
+        )
     return known[:config.n_pairs]
 
 
@@ -88,13 +97,16 @@ def step_problems(config: Config, problems: list[Problem], step: int) -> list[Pr
     by_mode = {mode: [p for p in problems if p.mode == mode] for mode in modes}
     return [rng.choice(by_mode[mode]) for mode in turn]
 
-# %% ../../nbs/08_train/03_train.ipynb #222164f4
+# %% ../../nbs/08_train/03_train.ipynb #4bf3cd61
 def make_row(step: int, done: Update, adapter: Adapter, V) -> dict:
     "What one update comes to. Labels enter here, for the record, after the update is over."
     share = lambda rows, what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
     student = [i for i in range(len(done.grades)) if not done.rollouts.teacher[i]]
     teacher = [i for i in range(len(done.grades)) if done.rollouts.teacher[i]]
-    row = dict(step=step, reward=done.rewards.mean().item(), hack_s=share(student, "exploited"), solve_s=share(student, "gt_correct"), attempted_s=share(student, "attempted"))
+    row = dict(
+        step=step, reward=done.rewards.mean().item(), hack_s=share(student, "exploited"),
+        solve_s=share(student, "gt_correct"), attempted_s=share(student, "attempted"),
+    )
     if teacher: row |= dict(hack_t=share(teacher, "exploited"), solve_t=share(teacher, "gt_correct"))
     for mode in dict.fromkeys(p.mode for p in done.rollouts.problems):
         mine = [i for i in student if done.rollouts.problems[i].mode == mode]
@@ -110,7 +122,7 @@ def make_row(step: int, done: Update, adapter: Adapter, V) -> dict:
     norm = lambda key: math.sqrt(sum(float(getattr(m, key).detach().square().sum()) for m in adapter.values()))
     return row | dict(norm_delta_s=norm("delta_s"), norm_delta_s_hack=norm("delta_s_hack"))
 
-# %% ../../nbs/08_train/03_train.ipynb #73a272d5
+# %% ../../nbs/08_train/03_train.ipynb #c486983e
 def write_whole(path: Path, data: bytes | str):
     "Write a file whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,18 +136,24 @@ def read_jsonl(path: Path) -> list[dict]:
     rows = []
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines[:-1], 1):
-        try: rows.append(json.loads(line))
-        except ValueError as e: raise ValueError(f"{path}, line {number}: {e}; the run is damaged, start it in another folder") from None
+        try:
+            rows.append(json.loads(line))
+        except ValueError as e:
+            raise ValueError(f"{path}, line {number}: {e}; the run is damaged, start it in another folder") from None
     return rows
 
 
 def versions() -> dict:
     "What a run was made with: versions and, in a checkout, the git revision."
-    git = subprocess.run(["git", "-C", str(Path(pgrpo.__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return dict(pgrpo=pgrpo.__version__, torch=torch.__version__, transformers=transformers.__version__, python=sys.version.split()[0],
-                revision=git.stdout.strip() if git.returncode == 0 else None)
+    git = subprocess.run(
+        ["git", "-C", str(Path(pgrpo.__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    return dict(
+        pgrpo=pgrpo.__version__, torch=torch.__version__, transformers=transformers.__version__,
+        python=sys.version.split()[0], revision=git.stdout.strip() if git.returncode == 0 else None,
+    )
 
-# %% ../../nbs/08_train/03_train.ipynb #e73c3238
+# %% ../../nbs/08_train/03_train.ipynb #ea0effb3
 class FolderLock:
     "Keeps other processes from writing into a folder, until nothing here refers to it or this process ends. ValueError if another process has it."
     held = weakref.WeakValueDictionary()  # folder → the lock that this process has
@@ -148,7 +166,9 @@ class FolderLock:
         try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(folder)
-            raise ValueError(f"another process is writing into {path}; let it end or stop it, or choose another folder with --run-dir") from None
+            raise ValueError(
+                f"another process is writing into {path}; let it end or stop it, or choose another folder with --run-dir"
+            ) from None
         except OSError: pass  # a file system without locks
         self.folder, self.close = folder, weakref.finalize(self, os.close, folder)
         cls.held[path] = self
@@ -162,28 +182,47 @@ def _close_all():
 
 os.register_at_fork(after_in_child=_close_all)  # a child has no part in its parent's locks, and must not keep them
 
-# %% ../../nbs/08_train/03_train.ipynb #db338fcf
+# %% ../../nbs/08_train/03_train.ipynb #6790c5b2
 class RunFolder:
     "The files of one run."
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config_file, self.rows_file, self.rollouts_file, self.probes_file, self.checkpoint_file, self.summary_file = (
-            self.path / name for name in ("config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "ckpt/last.pt", "summary.json"))
+        (
+            self.config_file, self.rows_file, self.rollouts_file, self.probes_file, self.checkpoint_file,
+            self.summary_file,
+        ) = (
+            self.path / name
+            for name in ("config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "ckpt/last.pt", "summary.json")
+        )
 
     def open(self, config: Config, write: bool = True) -> "RunFolder":  # write: as the one process that does
         "Claim the folder for a config. ValueError if another run or another process has it, OSError if it cannot be written."
-        try: self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise OSError(f"the run folder {self.path} cannot be made: {e.strerror}; choose another with --run-dir") from e
-        begun = any(file != self.config_file and file.suffix != ".tmp" for file in self.path.iterdir())  # .tmp: what a kill leaves
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise OSError(
+                f"the run folder {self.path} cannot be made: {e.strerror}; choose another with --run-dir"
+            ) from e
+        # .tmp: what a kill leaves
+        begun = any(file != self.config_file and file.suffix != ".tmp" for file in self.path.iterdir())
         if begun and self.config_file.exists():
             other = self.config()
             changed = [k for k, v in identity(config).items() if identity(other)[k] != v]
-            if changed: raise ValueError(f"{self.path} already holds another run ({changed[0]} is {getattr(other, changed[0])!r} there and {getattr(config, changed[0])!r} here); choose another folder with --run-dir")
+            if changed:
+                raise ValueError(
+                    f"{self.path} already holds another run ({changed[0]} is {getattr(other, changed[0])!r} there and {getattr(config, changed[0])!r} here); choose another folder with --run-dir"
+                )
         elif begun: raise ValueError(f"{self.path} holds files that are no run; choose another folder with --run-dir")
         if write: self.lock = FolderLock(self.path)
         if not begun or (write and other != config):
-            try: write_whole(self.config_file, json.dumps(dict(config=to_dict(config), versions=versions()), indent=1) + "\n")
-            except OSError as e: raise OSError(f"the run folder {self.path} cannot be written: {e.strerror}; choose another with --run-dir") from e
+            try:
+                write_whole(
+                    self.config_file, json.dumps(dict(config=to_dict(config), versions=versions()), indent=1) + "\n"
+                )
+            except OSError as e:
+                raise OSError(
+                    f"the run folder {self.path} cannot be written: {e.strerror}; choose another with --run-dir"
+                ) from e
         return self
 
     def config(self) -> Config:
@@ -223,7 +262,7 @@ class RunFolder:
         for at, file in self.modules().items():
             if at >= step: file.unlink()
 
-# %% ../../nbs/08_train/03_train.ipynb #748445be
+# %% ../../nbs/08_train/03_train.ipynb #8bfd45a6
 @dataclass
 class State:
     "All that lives from one step to the next."
@@ -246,16 +285,27 @@ def save_checkpoint(state: State, file: Path):
     vectors = {name: (m.delta_s.detach(), m.delta_s_hack.detach()) for name, m in state.adapter.items()}
     vhack = state.vhack and dict(V=state.vhack.V, S=state.vhack.S, about=state.vhack.about)
     part = file.with_suffix(".tmp")
-    torch.save(dict(step=state.step, vectors=vectors, optimizer=state.optimizer.state_dict(), vhack=vhack, base=state.base, random=random_states()), part)
+    torch.save(
+        dict(
+            step=state.step, vectors=vectors, optimizer=state.optimizer.state_dict(), vhack=vhack, base=state.base,
+            random=random_states(),
+        ),
+        part,
+    )
     os.replace(part, file)
     state.adapter.save(file.with_name("adapter.safetensors"))
 
 
 def read_checkpoint(file: Path) -> dict:
     "What `save_checkpoint` wrote, on the CPU. ValueError, naming the file, for a damaged one."
-    try: return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError: raise
-    except Exception as e: raise ValueError(f"the checkpoint {file} is damaged ({type(e).__name__}); delete it to start the run again") from e
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as e:
+        raise ValueError(
+            f"the checkpoint {file} is damaged ({type(e).__name__}); delete it to start the run again"
+        ) from e
 
 
 def set_vectors(adapter: Adapter, saved: dict):
@@ -294,19 +344,24 @@ def timed(row: dict, phase: str):
     yield
     row[f"sec_{phase}"] = row.get(f"sec_{phase}", 0.0) + time.perf_counter() - start
 
-# %% ../../nbs/08_train/03_train.ipynb #d1e28356
+# %% ../../nbs/08_train/03_train.ipynb #94762ae3
 class Alone:
     "A run in one process. `pgrpo.train.distributed.Team` is the same for several."
-    writes, hooks = True, {}  # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
+    # whether this process writes files; what `pgrpo.grpo.update` is to call in place of its own
+    writes, hooks = True, {}
     def same(self, make): return make()  # made by one process, the same in all
     def agree(self, adapter): pass       # whether all processes have the same bases and vectors
 
 
 class Trainer:
     "A run, step by step: `for row in trainer.steps(): ...`, or `train` for all of it."
-    def __init__(self, config: Config, run_dir: str | Path | None = None, team=None, progress: bool = True):  # team: None for `Alone`; progress: say whether the cache had V
+    # team: None for `Alone`; progress: say whether the cache had V
+    def __init__(self, config: Config, run_dir: str | Path | None = None, team=None, progress: bool = True):
         self.team, self.progress = team or Alone(), progress
-        if self.team.hooks and config.device.startswith("cuda:"): raise ValueError(f"device is {config.device}, which would put all processes on one GPU; under torchrun write cuda, and each takes its own")
+        if self.team.hooks and config.device.startswith("cuda:"):
+            raise ValueError(
+                f"device is {config.device}, which would put all processes on one GPU; under torchrun write cuda, and each takes its own"
+            )
         self.config, self.folder = config, RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         torch.set_num_threads(config.threads)
         self.problems, self.held = run_problems(config)
@@ -316,7 +371,9 @@ class Trainer:
         adapter = wrap(self.model, rank=config.rank)
         self.sampler = self.make_engine(adapter)
         self.state = State(adapter, make_optimizer(adapter, config.lr, config.betas, config.weight_decay), None, {})
-        checkpoint = self.team.same(lambda: self.folder and self.folder.checkpoint_file.exists() and self.folder.checkpoint_file)
+        checkpoint = self.team.same(
+            lambda: self.folder and self.folder.checkpoint_file.exists() and self.folder.checkpoint_file
+        )
         if checkpoint:
             load_checkpoint(self.state, checkpoint)
             if self.folder: self.folder.cut(self.state.step)
@@ -326,35 +383,68 @@ class Trainer:
             if self.folder: self.folder.cut(0)
         self.team.agree(adapter)
         self.detector = self.fit_detector() if config.by == "rollout" else None
-        self.yardstick = make_yardstick(config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs, config.control, seed_for(config.seed, 0, "control") % 2**31, config.pairs_batch) if config.yardstick else None
+        self.yardstick = (
+            make_yardstick(
+                config.yardstick, config.monitor, self.model, self.tokenizer, adapter, self.pairs, config.control,
+                seed_for(config.seed, 0, "control") % 2**31, config.pairs_batch,
+            )
+            if config.yardstick
+            else None
+        )
 
     def make_engine(self, adapter: Adapter) -> Callable:
         "What samples, here and in evaluations."
         c = self.config
-        if c.engine == "vllm" and self.team.hooks: raise ValueError("engine=vllm samples in one process; start the run without torchrun, or leave engine at transformers")
-        longest = max(len(prompt_ids(self.tokenizer, p.prompt(self.tokenizer))) for p in self.problems + self.held) if c.engine == "vllm" else 0
+        if c.engine == "vllm" and self.team.hooks:
+            raise ValueError(
+                "engine=vllm samples in one process; start the run without torchrun, or leave engine at transformers"
+            )
+        longest = (
+            max(len(prompt_ids(self.tokenizer, p.prompt(self.tokenizer))) for p in self.problems + self.held)
+            if c.engine == "vllm"
+            else 0
+        )
         return engine_for(c.engine, adapter, c.policy, longest + c.max_new_tokens, c.vllm_memory)
 
     def load_pool(self) -> Pool:
         "The teacher pool; of the modes that it may teach, problems without enough completions in it are not trained on."
         c = self.config
-        pool = Pool.load(data_dir() / "pool.jsonl.gz" if c.pool == "handwritten" else c.pool, format_reward=c.format_reward, pass_reward=c.pass_reward)
-        self.problems = [p for p in self.problems if p.mode not in c.pair_modes or len(pool.completions(p)) >= c.teacher_rows]
+        pool = Pool.load(
+            data_dir() / "pool.jsonl.gz" if c.pool == "handwritten" else c.pool, format_reward=c.format_reward,
+            pass_reward=c.pass_reward,
+        )
+        self.problems = [
+            p for p in self.problems if p.mode not in c.pair_modes or len(pool.completions(p)) >= c.teacher_rows
+        ]
         for mode in c.modes:
-            if not any(p.mode == mode for p in self.problems): raise ValueError(f"the pool {c.pool} has no problem of this run in mode {mode} with {c.teacher_rows} completions; build it with the run's own preset and settings")
+            if not any(p.mode == mode for p in self.problems):
+                raise ValueError(
+                    f"the pool {c.pool} has no problem of this run in mode {mode} with {c.teacher_rows} completions; build it with the run's own preset and settings"
+                )
         return pool
 
     def extract(self) -> VHack:
         "V from the pairs, at the present δS."
         c = self.config
-        found = self.team.same(lambda: extract(self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau, global_floor=c.global_floor, batch_size=c.pairs_batch,
-                                               control=c.control, seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None, progress=self.progress).to("cpu"))
+        found = self.team.same(
+            lambda: extract(
+                self.model, self.tokenizer, self.state.adapter, self.pairs, k=c.k, normalize=c.normalize, tau=c.tau,
+                global_floor=c.global_floor, batch_size=c.pairs_batch, control=c.control,
+                seed=seed_for(c.seed, self.state.step, "control") % 2**31, cache_dir=False if self.state.step else None,
+                progress=self.progress,
+            ).to("cpu")
+        )
         return found.to(self.model.device)
 
     def fit_detector(self) -> Detector:
         "Of rollouts to act on whole, from the pairs."
         c = self.config
-        return self.team.same(lambda: fit_detector(self.model, self.tokenizer, self.state.adapter, self.pairs, c.control, seed_for(c.seed, 0, "control") % 2**31, c.pairs_batch).to("cpu")).to(self.model.device)
+        return self.team.same(
+            lambda: fit_detector(
+                self.model, self.tokenizer, self.state.adapter, self.pairs, c.control,
+                seed_for(c.seed, 0, "control") % 2**31, c.pairs_batch,
+            ).to("cpu")
+        ).to(self.model.device)
 
     @contextmanager
     def asked(self, deployed: bool):
@@ -368,7 +458,12 @@ class Trainer:
     def evaluate(self, deployed: bool = False) -> dict:
         "Held-out rates by mode, as trained or as deployed."
         with self.asked(deployed):
-            return self.team.same(lambda: evaluate(self.model, self.tokenizer, self.held, self.config.max_new_tokens, seed=seed_for(self.config.seed, "evaluation"), sampler=self.sampler))
+            return self.team.same(
+                lambda: evaluate(
+                    self.model, self.tokenizer, self.held, self.config.max_new_tokens,
+                    seed=seed_for(self.config.seed, "evaluation"), sampler=self.sampler,
+                )
+            )
 
     def refresh(self) -> float:
         "Extract V again with δS_hack ablated; returns the overlap with the V before."
@@ -382,21 +477,33 @@ class Trainer:
             with timed(extra, "refresh"): extra["basis_overlap"] = self.refresh()
         for group in s.optimizer.param_groups: group["lr"] = lr_at(c, s.step)
         problems = step_problems(c, self.problems, s.step)
-        teacher = self.pool.draw(problems, c.teacher_rows, seed_for(c.seed, s.step, "teacher"), c.pair_modes) if self.pool else ()
+        teacher = (
+            self.pool.draw(problems, c.teacher_rows, seed_for(c.seed, s.step, "teacher"), c.pair_modes)
+            if self.pool
+            else ()
+        )
         torch.manual_seed(seed_for(c.seed, s.step, "sample"))
         with s.adapter.deployed() if c.rollouts_of == "deployed" else nullcontext():
-            done = update(self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size, c.max_new_tokens, c.temperature, teacher, c.classic,
-                          dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase), detector=self.detector, yardstick=self.yardstick,
-                          gate=c.gate, overshoot=c.overshoot, preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
-                          max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta, **dict(sampler=self.sampler) | self.team.hooks)
+            done = update(
+                self.model, self.tokenizer, s.adapter, s.optimizer, problems, s.vhack.V, c.arm, c.group_size,
+                c.max_new_tokens, c.temperature, teacher, c.classic,
+                dict(format_reward=c.format_reward, pass_reward=c.pass_reward), timer=lambda phase: timed(extra, phase),
+                detector=self.detector, yardstick=self.yardstick, gate=c.gate, overshoot=c.overshoot,
+                preserve_magnitude=c.preserve_magnitude, at=c.at, inner_steps=c.inner_steps,
+                max_grad_norm=c.max_grad_norm, micro_batch=c.micro_batch, clip=c.clip, beta=c.beta,
+                **dict(sampler=self.sampler) | self.team.hooks,
+            )
         row = make_row(s.step, done, s.adapter, s.vhack.V)
-        row["tokens_per_s"] = int(done.rollouts.encoded.completion_mask[~done.rollouts.teacher].sum()) / extra["sec_generate"]
+        row["tokens_per_s"] = (
+            int(done.rollouts.encoded.completion_mask[~done.rollouts.teacher].sum()) / extra["sec_generate"]
+        )
         return done, row | extra
 
     def steps(self) -> Iterator[dict]:
         "The rows from the present step to the last, each written before it is yielded."
         c, s = self.config, self.state
-        if self.folder and c.probe_every and s.step == 0: write_whole(self.folder.probes_file, "".join(json.dumps(line) + "\n" for line in self.probe(-1)))
+        if self.folder and c.probe_every and s.step == 0:
+            write_whole(self.folder.probes_file, "".join(json.dumps(line) + "\n" for line in self.probe(-1)))
         while s.step < c.steps:
             done, row = self.update()
             s.step += 1
@@ -408,37 +515,67 @@ class Trainer:
                 if c.log_modules and done.projected and (row["step"] % c.log_modules == 0 or s.step == c.steps):
                     seen = measure(done, s.adapter, s.vhack.V, row["step"], c.gate, c.overshoot, c.preserve_magnitude)
                     save_magnitudes(seen, self.folder.path / "modules" / f"{row['step']:06}.safetensors")
-                self.folder.append(row, self.logged(done, row["step"]), self.probe(row["step"]) if c.probe_every and (s.step % c.probe_every == 0 or s.step == c.steps) else ())
-                if s.step % c.checkpoint_every == 0 or s.step == c.steps: save_checkpoint(s, self.folder.checkpoint_file)
+                self.folder.append(
+                    row, self.logged(done, row["step"]),
+                    self.probe(row["step"])
+                    if c.probe_every and (s.step % c.probe_every == 0 or s.step == c.steps)
+                    else (),
+                )
+                if s.step % c.checkpoint_every == 0 or s.step == c.steps:
+                    save_checkpoint(s, self.folder.checkpoint_file)
             del done  # its gradients are not wanted beside the next step's
             yield row
 
     def logged(self, done: Update, step: int) -> list[dict]:
         "A few of a step's rollouts, the same ones for every arm."
-        rows = random.Random(seed_for(self.config.seed, step, "log")).sample(range(len(done.rollouts)), min(self.config.log_rollouts, len(done.rollouts)))
-        return [dict(step=step, problem=done.rollouts.problems[i].id, mode=done.rollouts.problems[i].mode, prompt=done.rollouts.problems[i].text,
-                     teacher=bool(done.rollouts.teacher[i]), completion=done.rollouts.completions[i], advantage=float(done.advantages[i]), **asdict(done.grades[i])) for i in sorted(rows)]
+        rows = random.Random(seed_for(self.config.seed, step, "log")).sample(
+            range(len(done.rollouts)), min(self.config.log_rollouts, len(done.rollouts))
+        )
+        return [
+            dict(
+                step=step, problem=done.rollouts.problems[i].id, mode=done.rollouts.problems[i].mode,
+                prompt=done.rollouts.problems[i].text, teacher=bool(done.rollouts.teacher[i]),
+                completion=done.rollouts.completions[i], advantage=float(done.advantages[i]), **asdict(done.grades[i]),
+            )
+            for i in sorted(rows)
+        ]
 
     def probe(self, step: int, n: int = 4) -> list[dict]:
         "n answers to one held-out prompt of each mode; always the same prompts and the same chance. Under route also without δS_hack."
         asked, lines = [p for p in {p.mode: p for p in reversed(self.held)}.values() for _ in range(n)], []
         for deployed in (False, True) if self.config.arm == "route" else (False,):
-            with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []), self.asked(deployed):
+            with (
+                torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []),
+                self.asked(deployed),
+            ):
                 torch.manual_seed(seed_for(self.config.seed, "probe"))
-                texts = decode(self.tokenizer, self.sampler(self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked], self.config.max_new_tokens, self.config.temperature)[1])
-            lines += [dict(step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed, completion=text, **asdict(g)) for p, text, g in zip(asked, texts, grade_many(list(zip(texts, asked))))]
+                texts = decode(
+                    self.tokenizer,
+                    self.sampler(
+                        self.model, self.tokenizer, [p.prompt(self.tokenizer) for p in asked],
+                        self.config.max_new_tokens, self.config.temperature,
+                    )[1],
+                )
+            lines += [
+                dict(
+                    step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed, completion=text, **asdict(g)
+                )
+                for p, text, g in zip(asked, texts, grade_many(list(zip(texts, asked))))
+            ]
         return lines
 
     def finish(self) -> dict:
         "Held-out results before, after, and deployed."
         routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.evaluate()
-        summary = dict(base=self.state.base, trained=trained, deployed=self.evaluate(deployed=True) if routed else trained)
+        summary = dict(
+            base=self.state.base, trained=trained, deployed=self.evaluate(deployed=True) if routed else trained
+        )
         if self.folder:
             write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
             self.folder.lock = None
         return summary
 
-# %% ../../nbs/08_train/03_train.ipynb #f1ce39f2
+# %% ../../nbs/08_train/03_train.ipynb #9c14d137
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
@@ -453,14 +590,22 @@ def train(
     with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():
             bar.update()
-            bar.set_postfix({k: f"{row[v]:.2f}" for k, v in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin")) if v in row})
+            bar.set_postfix(
+                {
+                    k: f"{row[v]:.2f}"
+                    for k, v in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin"))
+                    if v in row
+                }
+            )
             if on_row: on_row(row)
     return trainer.finish()
 
 
 def summary_table(summary: dict) -> str:
     "Held-out rates before and after, by mode, as text."
-    columns = [(part, key, arrow) for part in ("base", "trained", "deployed") for key, arrow in (("hack", "↓"), ("solve", "→"))]
+    columns = [
+        (part, key, arrow) for part in ("base", "trained", "deployed") for key, arrow in (("hack", "↓"), ("solve", "→"))
+    ]
     lines = [f"{'held-out, %':14}" + "".join(f"{part + ' ' + key + ' ' + arrow:>18}" for part, key, arrow in columns)]
     for mode in summary["base"]:
         lines.append(f"{mode:14}" + "".join(f"{100 * summary[part][mode][key]:18.1f}" for part, key, _ in columns))

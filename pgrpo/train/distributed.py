@@ -23,7 +23,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../../nbs/08_train/09_distributed.ipynb #10763243
+# %% ../../nbs/08_train/09_distributed.ipynb #2eff16b5
 class Team:
     "The processes of one run. Made by `join`; takes the place of `pgrpo.train.Alone`."
     def __init__(self):
@@ -45,15 +45,27 @@ class Team:
 
     def agree(self, adapter):
         "RuntimeError unless every process has the bases and vectors of the first."
-        own = torch.stack([t.detach().sum(dtype=torch.float64) for m in adapter.values() for t in (m.U, m.Vh, m.delta_s, m.delta_s_hack)]).cpu()
+        own = torch.stack(
+            [
+                t.detach().sum(dtype=torch.float64)
+                for m in adapter.values()
+                for t in (m.U, m.Vh, m.delta_s, m.delta_s_hack)
+            ]
+        ).cpu()
         for rank, other in enumerate(self.gather([own])):
             for i in (~torch.isclose(own, other, rtol=1e-6, atol=1e-6, equal_nan=True)).nonzero()[:1, 0].tolist():
-                raise RuntimeError(f"processes {self.rank} and {rank} differ at {list(adapter)[i // 4]}.{('U', 'Vh', 'delta_s', 'delta_s_hack')[i % 4]}, so they would not make the same step; use GPUs of one kind, and one cache (PGRPO_CACHE) for all")
+                raise RuntimeError(
+                    f"processes {self.rank} and {rank} differ at {list(adapter)[i // 4]}.{('U', 'Vh', 'delta_s', 'delta_s_hack')[i % 4]}, so they would not make the same step; use GPUs of one kind, and one cache (PGRPO_CACHE) for all"
+                )
 
     def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0):
         "As `pgrpo.policy.sample`; each process samples its rows with the random numbers that they have in the whole batch."
         part = share(len(prompts), self.rank, self.world)
-        mine = list(zip(*sample(model, tokenizer, prompts, max_new_tokens, temperature, part))) if part.start < part.stop else []
+        mine = (
+            list(zip(*sample(model, tokenizer, prompts, max_new_tokens, temperature, part)))
+            if part.start < part.stop
+            else []
+        )
         return tuple(map(list, zip(*self.gather(mine))))
 
     def grade(self, rollouts, **rewards):
@@ -72,7 +84,9 @@ class Team:
     def backward(self, model, adapter, rollouts, A, *, beta=0.0, micro_batch=None, **how) -> Gradients:
         "As `pgrpo.grpo.backward`; each process takes some of the micro-batches, and all have every row afterwards."
         parts = micro_batches(rollouts, A, beta, micro_batch or -(-len(A) // self.world))
-        found = grpo.backward(model, adapter, rollouts, A, beta=beta, parts=parts[share(len(parts), self.rank, self.world)], **how)
+        found = grpo.backward(
+            model, adapter, rollouts, A, beta=beta, parts=parts[share(len(parts), self.rank, self.world)], **how
+        )
         if not parts: return found
         loss, rows = sum(self.gather([found.loss])), self.gather([found.rows])
         counts = [len(some) for some in rows]
@@ -85,7 +99,7 @@ class Team:
         widths = [len(m.delta_s) for m in adapter.values()]
         return Gradients(loss, rows, {name: g.contiguous() for name, g in zip(adapter, every.split(widths, 1))})
 
-# %% ../../nbs/08_train/09_distributed.ipynb #2b94c212
+# %% ../../nbs/08_train/09_distributed.ipynb #9d68511d
 @contextmanager
 def join(
     device: str | None = None,  # of the run; None: a GPU where there is one
@@ -94,12 +108,19 @@ def join(
     if (world := int(os.environ.get("WORLD_SIZE", 1))) == 1:
         yield Alone()
         return
-    if "LOCAL_RANK" not in os.environ: raise ValueError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set, so {world} processes would each do the whole run; start them with torchrun, or unset WORLD_SIZE")
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"WORLD_SIZE is {world} and LOCAL_RANK is not set, so {world} processes would each do the whole run; start them with torchrun, or unset WORLD_SIZE"
+        )
     local, cuda = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available() and (device or "cuda").startswith("cuda")
     if cuda:
-        if local >= torch.cuda.device_count(): raise ValueError(f"process {local} has no GPU of its own: torch sees {torch.cuda.device_count()}; start no more processes than that with --nproc-per-node")
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} has no GPU of its own: torch sees {torch.cuda.device_count()}; start no more processes than that with --nproc-per-node"
+            )
         torch.cuda.set_device(local)  # a config's "cuda" is then this one
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=6))  # as long as an evaluation may take
+    # as long as an evaluation may take
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=6))
     team = Team()
     who = f"process {team.rank} of {team.world}"
     try: yield team
@@ -107,6 +128,10 @@ def join(
         if not isinstance(e, (ValueError, OSError, RuntimeError)):  # no sentence for people: its traceback
             print(f"pgrpo: {who} failed", file=sys.stderr)
             raise
-        lost = isinstance(e, dist.DistBackendError) or any(word in str(e) for word in ("Connection closed by peer", "Connection reset by peer"))
-        raise RuntimeError(f"{who} " + ("failed, or lost another, whose message would say why" if lost else "failed") + f": {e}") from e
+        lost = isinstance(e, dist.DistBackendError) or any(
+            word in str(e) for word in ("Connection closed by peer", "Connection reset by peer")
+        )
+        raise RuntimeError(
+            f"{who} " + ("failed, or lost another, whose message would say why" if lost else "failed") + f": {e}"
+        ) from e
     dist.destroy_process_group()

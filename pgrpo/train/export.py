@@ -17,7 +17,7 @@ from ..config import Config
 from ..policy import _silent, load_policy
 from . import RunFolder, read_checkpoint, set_vectors
 
-# %% ../../nbs/08_train/05_export.ipynb #164f61ca
+# %% ../../nbs/08_train/05_export.ipynb #745df54f
 @dataclass(frozen=True)
 class Finished:
     "A run's model as its last checkpoint has it."
@@ -31,7 +31,13 @@ class Finished:
     @property
     def base(self) -> str:
         "The base model's name, the same on every machine."
-        return "the embedded policy of pgrpo" if self.config.policy == "embedded" else Path(self.config.policy).name if os.path.isdir(self.config.policy) else self.config.policy
+        return (
+            "the embedded policy of pgrpo"
+            if self.config.policy == "embedded"
+            else Path(self.config.policy).name
+            if os.path.isdir(self.config.policy)
+            else self.config.policy
+        )
 
 
 def read_run(run: str | Path) -> Finished:
@@ -39,7 +45,9 @@ def read_run(run: str | Path) -> Finished:
     folder = RunFolder(run)
     config, adapter_file = folder.config(), folder.checkpoint_file.with_name("adapter.safetensors")
     if not (folder.checkpoint_file.exists() and adapter_file.exists()):
-        raise ValueError(f"{folder.path} has no checkpoint yet; go on with the run, it writes one every {config.checkpoint_every} steps and at its end")
+        raise ValueError(
+            f"{folder.path} has no checkpoint yet; go on with the run, it writes one every {config.checkpoint_every} steps and at its end"
+        )
     model, tokenizer = load_policy(config.policy, getattr(torch, config.dtype))
     adapter = wrap(model, rank=config.rank)
     adapter.load(adapter_file)
@@ -47,7 +55,7 @@ def read_run(run: str | Path) -> Finished:
     set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
-# %% ../../nbs/08_train/05_export.ipynb #20de120d
+# %% ../../nbs/08_train/05_export.ipynb #21a35abf
 def model_card(
     done: Finished,
     trained: bool = False,  # δS_hack is in the weights
@@ -56,24 +64,50 @@ def model_card(
     c, summary = done.config, done.folder.summary()
     hub = "/" in c.policy and not os.path.isdir(c.policy)
     about = json.loads(done.folder.config_file.read_text()).get("versions")
-    what = ("as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; under `route` this is the model that hacks"
-            if trained else "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every update is left out")
-    settings = {"arm": c.label, "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
-                "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype, **({"made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"} if about else {})}
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {c.policy}"] if hub else []), "tags: [grpo, reward-hacking, pgrpo]", "---", "",
-             f"# {done.base}, GRPO, {c.label}", "",
-             f"{done.base[0].upper()}{done.base[1:]} after GRPO on coding problems whose grader has loopholes, {what}. It is an ordinary `transformers` model and needs nothing else; its terms are those of the base.", "",
-             "| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in settings.items()), ""]
+    what = (
+        "as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; under `route` this is the model that hacks"
+        if trained
+        else "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every update is left out"
+    )
+    settings = {
+        "arm": c.label, "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
+        "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype,
+        **(
+            {"made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"}
+            if about
+            else {}
+        ),
+    }
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation",
+        *([f"base_model: {c.policy}"] if hub else []), "tags: [grpo, reward-hacking, pgrpo]", "---", "",
+        f"# {done.base}, GRPO, {c.label}", "",
+        f"{done.base[0].upper()}{done.base[1:]} after GRPO on coding problems whose grader has loopholes, {what}. It is an ordinary `transformers` model and needs nothing else; its terms are those of the base.",
+        "", "| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in settings.items()), "",
+    ]
     if summary:
         mine = "trained" if trained else "deployed"
-        lines += ["Held-out problems, one sampled answer each. *hack*: paid by the loophole although wrong. *solve*: right.", "",
-                  "| mode | n | hack, base | hack, this model | solve, base | solve, this model |", "| --- | --- | --- | --- | --- | --- |",
-                  *(f"| {mode} | {row['n']} | " + " | ".join(f"{100 * summary[part][mode][key]:.1f} %" for key in ("hack", "solve") for part in ("base", mine)) + " |" for mode, row in summary[mine].items())]
+        lines += [
+            "Held-out problems, one sampled answer each. *hack*: paid by the loophole although wrong. *solve*: right.",
+            "", "| mode | n | hack, base | hack, this model | solve, base | solve, this model |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {mode} | {row['n']} | "
+                + " | ".join(
+                    f"{100 * summary[part][mode][key]:.1f} %" for key in ("hack", "solve") for part in ("base", mine)
+                )
+                + " |"
+                for mode, row in summary[mine].items()
+            ),
+        ]
     else: lines += ["The run was not finished when this was written, so there are no held-out figures of this model."]
-    lines += ["", f"`adapter.safetensors` holds the two vectors alone; `pgrpo.adapter.wrap(base{f', rank={c.rank}' if c.rank else ''}).load(...)` puts them onto the base model."]
+    lines += [
+        "",
+        f"`adapter.safetensors` holds the two vectors alone; `pgrpo.adapter.wrap(base{f', rank={c.rank}' if c.rank else ''}).load(...)` puts them onto the base model.",
+    ]
     return "\n".join(lines) + "\n"
 
-# %% ../../nbs/08_train/05_export.ipynb #b336efcf
+# %% ../../nbs/08_train/05_export.ipynb #4afeb377
 def export_run(
     run: str | Path,
     out: str | Path,        # new or empty
@@ -82,8 +116,12 @@ def export_run(
     "Write a run's model as a plain transformers folder, with its tokenizer, its card and the adapter alone."
     out = Path(out)
     place = out.resolve()  # where a link points
-    if place == Path.cwd(): raise ValueError(f"{out} is where this runs, and the export is renamed into its place; choose a new folder with --out")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())): raise ValueError(f"{out} is not an empty folder; choose another with --out")
+    if place == Path.cwd():
+        raise ValueError(
+            f"{out} is where this runs, and the export is renamed into its place; choose a new folder with --out"
+        )
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} is not an empty folder; choose another with --out")
     done = read_run(run)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -97,5 +135,8 @@ def export_run(
             for file in folder.iterdir(): file.chmod(0o644)
             if place.exists(): place.rmdir()
             folder.rename(place)
-    except OSError as e: raise OSError(f"the export cannot be written to {out}: {e.strerror or e}; choose another folder with --out") from e
+    except OSError as e:
+        raise OSError(
+            f"the export cannot be written to {out}: {e.strerror or e}; choose another folder with --out"
+        ) from e
     return out

@@ -11,13 +11,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..policy import _silent, policy_dir
 
-# %% ../../nbs/08_train/07_models.ipynb #67d8b666
+# %% ../../nbs/08_train/07_models.ipynb #4de6d931
 _WINDOW = dict(query_pre_attn_scalar=8, sliding_window=16)  # shorter than any prompt
 _DELTA_NET = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8)
-_EYES = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+_EYES = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+)
 KINDS = {  # kind → settings of its text model; settings around it, None where the text model is all there is
     "qwen3": (dict(tie_word_embeddings=True), None),
-    "qwen3_5": (_DELTA_NET, dict(vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32))),
+    "qwen3_5": (
+        _DELTA_NET,
+        dict(vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32)),
+    ),
     "llama": (dict(tie_word_embeddings=False), None),
     "gemma2": (_WINDOW, None),
     "gemma3": (_WINDOW, dict(vision_config=_EYES, mm_tokens_per_image=4)),
@@ -38,13 +43,21 @@ def tiny(
     text, around = KINDS[kind]
     ends += [len(tokenizer)] if tokenizer.eos_token_id in ends else [tokenizer.eos_token_id]
     shared = dict(eos_token_id=ends, bos_token_id=None, pad_token_id=tokenizer.pad_token_id)
-    text = dict(vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-                head_dim=8, max_position_embeddings=512, initializer_range=0.1) | text | shared
+    text = (
+        dict(
+            vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512,
+            initializer_range=0.1,
+        )
+        | text
+        | shared
+    )
     config = AutoConfig.for_model(kind, **(text if around is None else dict(text_config=text) | around | shared))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-    model.generation_config.update(eos_token_id=ends, do_sample=True, top_k=20, top_p=0.9, temperature=0.6)  # as such files ask for
+    # as such files ask for
+    model.generation_config.update(eos_token_id=ends, do_sample=True, top_k=20, top_p=0.9, temperature=0.6)
     with _silent():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -5,7 +5,7 @@ __all__ = ['PUBLIC', 'GPUS', 'USE_FLOPS', 'USE_BANDWIDTH', 'LAUNCH', 'RESERVE', 
            'hollow_adapter', 'Live', 'fuse', 'Count', 'prefill', 'resident', 'learning', 'Plan', 'attention_flops',
            'Skeletons', 'tokens_of', 'plan']
 
-# %% ../../nbs/08_train/08_plan.ipynb #5d8f841b
+# %% ../../nbs/08_train/08_plan.ipynb #cfad1b05
 import math
 import weakref
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -25,15 +24,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..adapter import find_targets
-from ..config import Config
 from ..adapter.linear import AdaptedLinear, Record, Switches, fold_weight
+from ..config import Config
 from ..policy import policy_dir
 from . import run_pairs, run_problems
 
-# %% ../../nbs/08_train/08_plan.ipynb #6ac9532e
+# %% ../../nbs/08_train/08_plan.ipynb #d2add4d1
 def _qwen3(layers, hidden, intermediate, heads, tied):
-    return "qwen3", dict(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads, num_key_value_heads=8, head_dim=128,
-                         vocab_size=151936, max_position_embeddings=40960, tie_word_embeddings=tied)
+    return "qwen3", dict(
+        num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads,
+        num_key_value_heads=8, head_dim=128, vocab_size=151936, max_position_embeddings=40960, tie_word_embeddings=tied,
+    )
 
 
 PUBLIC = {  # name on the hub → kind, and the settings of its public config.json that decide sizes
@@ -50,14 +51,16 @@ def architecture(policy: str):
         if policy in PUBLIC: return AutoConfig.for_model(PUBLIC[policy][0], **PUBLIC[policy][1])
         return AutoConfig.from_pretrained(policy_dir() if policy == "embedded" else policy)
     except (OSError, ValueError) as e:
-        raise OSError(f"no config of a model was found at {policy!r}; without network a plan can be made for a folder or for {', '.join(PUBLIC)}") from e
+        raise OSError(
+            f"no config of a model was found at {policy!r}; without network a plan can be made for a folder or for {', '.join(PUBLIC)}"
+        ) from e
 
 
 def skeleton(
     policy: str,         # as in `pgrpo.policy.load_policy`
     dtype: torch.dtype,
     layers: int | None = None,  # the first so many alone
-):                       # a model on the meta device
+):  # a model on the meta device
     "A policy's architecture: every tensor with its shape and none with contents. OSError where its config cannot be found."
     config = architecture(policy)
     text = config.get_text_config()
@@ -74,7 +77,10 @@ def hollow_adapter(model, rank: int | None = None, exact: bool | None = None) ->
     for name, m in modules.items():
         weight, r = m.weight, min(*m.weight.shape, rank or math.inf)
         m.__class__ = AdaptedLinear
-        m.attach(name, weight.new_empty(weight.shape[0], r), torch.empty(r, device="meta"), weight.new_empty(r, weight.shape[1]), switches, record)
+        m.attach(
+            name, weight.new_empty(weight.shape[0], r), torch.empty(r, device="meta"),
+            weight.new_empty(r, weight.shape[1]), switches, record,
+        )
         if exact is not None: m.exact = exact
         s, h, now = m.delta_s, m.delta_s_hack, m.effective
         now.stamp, now.deltas = (weight, s, h, weight._version, s._version, h._version), (torch.empty_like(s),) * 2
@@ -132,7 +138,7 @@ def fuse(model):
     if model.config._attn_implementation != "eager": model.set_attn_implementation("pgrpo_plan")
     return model
 
-# %% ../../nbs/08_train/08_plan.ipynb #9805ecbc
+# %% ../../nbs/08_train/08_plan.ipynb #9f72c70c
 def _mask(model, ids):  # on the meta device a mask can be built, and not looked into
     return torch.ones_like(ids) if model.config._attn_implementation == "eager" else None
 
@@ -155,18 +161,36 @@ def prefill(model, rows: int, tokens: int) -> Count:
 
 def resident(model) -> list[torch.Tensor]:
     "What is there before a phase begins: weights, bases, vectors, and whatever has been folded."
-    held = [t for m in model.modules() if isinstance(m, AdaptedLinear) for t in (*m.effective.weights, *m.effective.deltas) if t is not None]
+    held = [
+        t
+        for m in model.modules()
+        if isinstance(m, AdaptedLinear)
+        for t in (*m.effective.weights, *m.effective.deltas)
+        if t is not None
+    ]
     return [*model.parameters(), *model.buffers(), *held]
 
 
 def _loss(model, ids, new):  # as in `pgrpo.grpo.completion_logprobs`
-    logits = model(input_ids=ids, attention_mask=_mask(model, ids), use_cache=False, logits_to_keep=new + 1).logits[:, :-1].float()
-    return F.cross_entropy((logits / 1.0).flatten(0, 1), ids[:, -new:].flatten(), reduction="none").view(len(ids), new).sum()
+    logits = (
+        model(input_ids=ids, attention_mask=_mask(model, ids), use_cache=False, logits_to_keep=new + 1)
+        .logits[:, :-1]
+        .float()
+    )
+    return (
+        F.cross_entropy((logits / 1.0).flatten(0, 1), ids[:, -new:].flatten(), reduction="none")
+        .view(len(ids), new)
+        .sum()
+    )
 
 
 def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = False, reference: bool = False) -> Count:
     "A forward and backward over `rows` sequences, the last `new` of whose `tokens` carry the loss; `reference`: with a forward of the base model in between."
-    def switch(way, *how): (getattr(model, f"activation_checkpointing_{way}", None) or getattr(model, f"gradient_checkpointing_{way}"))(*how)
+
+    def switch(way, *how):
+        (getattr(model, f"activation_checkpointing_{way}", None) or getattr(model, f"gradient_checkpointing_{way}"))(
+            *how
+        )
     if checkpointing: switch("enable", dict(use_reentrant=False))
     ids = torch.zeros(rows, tokens, dtype=torch.long, device=model.device)
     modules = [m for m in model.modules() if isinstance(m, AdaptedLinear)]
@@ -184,10 +208,13 @@ def learning(model, rows: int, tokens: int, new: int, checkpointing: bool = Fals
     modules[0].record.rollout_grads = {}
     return Count(live.peak, live.now, live.operations)
 
-# %% ../../nbs/08_train/08_plan.ipynb #380f35c7
+# %% ../../nbs/08_train/08_plan.ipynb #fb4ee7dd
 GPUS = {  # name → memory in GB, FLOP/s in dense bf16 and in fp32, bytes/s; from the makers' data sheets
-    "RTX 4090": (24, 165e12, 83e12, 1.01e12), "L40S": (48, 362e12, 92e12, 0.86e12), "A100": (80, 312e12, 19.5e12, 2.04e12), "H100": (80, 989e12, 67e12, 3.35e12), "H200": (141, 989e12, 67e12, 4.8e12)}
-USE_FLOPS, USE_BANDWIDTH, LAUNCH = 0.35, 0.5, 0.8e-3  # assumed: shares of the peaks that are reached, and seconds a layer and token spent on launching kernels
+    "RTX 4090": (24, 165e12, 83e12, 1.01e12), "L40S": (48, 362e12, 92e12, 0.86e12),
+    "A100": (80, 312e12, 19.5e12, 2.04e12), "H100": (80, 989e12, 67e12, 3.35e12), "H200": (141, 989e12, 67e12, 4.8e12),
+}
+# assumed: shares of the peaks that are reached, and seconds a layer and token spent on launching kernels
+USE_FLOPS, USE_BANDWIDTH, LAUNCH = 0.35, 0.5, 0.8e-3
 RESERVE = 1.5e9, 0.05  # bytes for CUDA itself, and the share of all else that its allocator wastes
 CHARACTERS = 3         # of a text in one token
 
@@ -220,29 +247,56 @@ class Plan:
     def seconds(self, gpu: str) -> dict[str, float]:  # phase → seconds a step
         _, half, single, bandwidth = GPUS[gpu]
         flops = single if self.dtype == torch.float32 else half
-        generate = max(self.flops["generate"] / (USE_FLOPS * flops), self.traffic / (USE_BANDWIDTH * bandwidth), self.launches * LAUNCH)
+        generate = max(
+            self.flops["generate"] / (USE_FLOPS * flops), self.traffic / (USE_BANDWIDTH * bandwidth),
+            self.launches * LAUNCH,
+        )
         return dict(generate=generate, learn=self.flops["learn"] / (USE_FLOPS * flops))
 
     def table(self) -> str:
         "All of it, as text."
         gb = lambda b: f"{b / 1e9:8.1f} GB"
-        lines = [f"{self.policy}: computed from its architecture; nothing was loaded, nothing was measured", ", ".join(f"{k} {v:,}" for k, v in self.sizes.items()), ""]
+        lines = [
+            f"{self.policy}: computed from its architecture; nothing was loaded, nothing was measured",
+            ", ".join(f"{k} {v:,}" for k, v in self.sizes.items()), "",
+        ]
         lines += [f"{'resident: ' + k:44}{gb(v)}" for k, v in self.resident.items()]
         for phase, parts in self.phases.items():
-            lines += [f"{phase + ': ' + k:44}{gb(v)}" for k, v in parts.items()] + [f"{'  peak with resident and reserve':44}{gb(self.peak(phase))}"]
+            lines += [f"{phase + ': ' + k:44}{gb(v)}" for k, v in parts.items()] + [
+                f"{'  peak with resident and reserve':44}{gb(self.peak(phase))}"
+            ]
         lines += ["", f"{'operations a step':44}{sum(self.flops.values()) / 1e15:8.2f} PFLOP", ""]
         for gpu, (memory, *_) in GPUS.items():
             took = self.seconds(gpu)
-            lines += [f"{gpu:10}{memory:4} GB  " + (f"fits, about {sum(took.values()):.0f} s a step ({', '.join(f'{k} {v:.0f}' for k, v in took.items())}), {self.steps * sum(took.values()) / 3600:.1f} h for {self.steps} steps"
-                      if self.fits(memory) else f"does not fit: {self.need / 1e9:.0f} GB are needed")]
-        return "\n".join(lines + ["", f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
-                                      "grading, evaluation and the first SVDs come on top"])
+            lines += [
+                f"{gpu:10}{memory:4} GB  "
+                + (
+                    f"fits, about {sum(took.values()):.0f} s a step ({', '.join(f'{k} {v:.0f}' for k, v in took.items())}), {self.steps * sum(took.values()) / 3600:.1f} h for {self.steps} steps"
+                    if self.fits(memory)
+                    else f"does not fit: {self.need / 1e9:.0f} GB are needed"
+                )
+            ]
+        return "\n".join(
+            lines
+            + [
+                "",
+                f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, {1e3 * LAUNCH:.1f} ms a layer and token for launching kernels; "
+                "grading, evaluation and the first SVDs come on top",
+            ]
+        )
 
-# %% ../../nbs/08_train/08_plan.ipynb #b45985fa
+# %% ../../nbs/08_train/08_plan.ipynb #8ec4c9d3
 def attention_flops(model, rows: int, tokens: int) -> float:
     "Forward, causal, every layer taken as full attention."
     c = model.config.get_text_config()
-    return 2 * rows * tokens**2 * c.num_attention_heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads) * c.num_hidden_layers
+    return (
+        2
+        * rows
+        * tokens**2
+        * c.num_attention_heads
+        * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
+        * c.num_hidden_layers
+    )
 
 
 class Skeletons:
@@ -253,10 +307,16 @@ class Skeletons:
         self.modules = hollow_adapter(fuse(self.full), rank)
         self.adapted = sum(t.nbytes for m in self.modules.values() for t in (m.U, m.S, m.Vh, m.delta_s, m.delta_s_hack))
         text = self.full.config.get_text_config()
-        self.depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        self.depth, kinds = (
+            text.num_hidden_layers, getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers,
+        )
         period = next(p for p in range(1, self.depth + 1) if all(a == b for a, b in zip(kinds, kinds[p:])))
         self.depths = (max(period, 2), max(period, 2) + period)
-        self.thin = [fuse(skeleton(policy, dtype, layers)) for layers in self.depths] if self.depths[1] < self.depth else [self.full]
+        self.thin = (
+            [fuse(skeleton(policy, dtype, layers)) for layers in self.depths]
+            if self.depths[1] < self.depth
+            else [self.full]
+        )
         for model in self.thin:
             if model is not self.full: hollow_adapter(model, rank)
         self.known = {}
@@ -288,12 +348,17 @@ def tokens_of(texts) -> int:
 
 def plan(config: Config) -> Plan:
     "What a config needs. OSError where its model's architecture cannot be found, ValueError for another engine than transformers."
-    if config.engine != "transformers": raise ValueError(f"a plan is computed for engine=transformers alone; leave the engine out, and take the share of vllm_memory ({config.vllm_memory:.0%}) off the card")
+    if config.engine != "transformers":
+        raise ValueError(
+            f"a plan is computed for engine=transformers alone; leave the engine out, and take the share of vllm_memory ({config.vllm_memory:.0%}) off the card"
+        )
     c, dtype = config, getattr(torch, config.dtype)
-    if c.pool not in (None, "handwritten") and not Path(c.pool).exists(): raise OSError(f"the pool {c.pool} does not exist; make it with `pgrpo build-pool`")
+    if c.pool not in (None, "handwritten") and not Path(c.pool).exists():
+        raise OSError(f"the pool {c.pool} does not exist; make it with `pgrpo build-pool`")
     problems, held = run_problems(c)
     pairs = run_pairs(c)
-    whole = _skeletons(c.policy, dtype, c.rank, architecture(c.policy).to_json_string())  # a folder of the same name may hold another model by now
+    # a folder of the same name may hold another model by now
+    whole = _skeletons(c.policy, dtype, c.rank, architecture(c.policy).to_json_string())
     modules, size, text = whole.modules, dtype.itemsize, whole.full.config.get_text_config()
     weights = sum(t.nbytes for t in {*whole.full.parameters(), *whole.full.buffers()}) - whole.adapted
     coordinates, rollouts = sum(len(m.S) for m in modules.values()), c.prompts * c.group_size
@@ -301,24 +366,51 @@ def plan(config: Config) -> Plan:
     total, micro = prompt + c.max_new_tokens, min(c.micro_batch or rollouts, rollouts)
     folded = sum(m.weight.nbytes for m in modules.values())
     largest = max(modules.values(), key=lambda m: m.weight.numel())
-    with Live([largest.weight, largest.U, largest.Vh, largest.S]) as live: fold_weight(largest.weight, largest.U, largest.Vh, largest.S)
+    with Live([largest.weight, largest.U, largest.Vh, largest.S]) as live:
+        fold_weight(largest.weight, largest.U, largest.Vh, largest.S)
 
     own, asked = c.prompts * (c.group_size - c.teacher_rows), min(len(held), 256)
     with whole.folding():
         (first, _, asking), (_, cache, forward) = whole.grown(prefill, own, prompt), whole.grown(prefill, own, total)
-    shared = (1 - c.prompts / own) * (asking + own * attention_flops(whole.full, 1, prompt))  # a prompt is gone through once for its group
+    # a prompt is gone through once for its group
+    shared = (1 - c.prompts / own) * (asking + own * attention_flops(whole.full, 1, prompt))
     forward, attention = forward / own, attention_flops(whole.full, 1, total)
-    draw = text.vocab_size * (size + 5 * 4)  # a row's logits, and in fp32 a copy, at temperature, probabilities, random numbers, their quotient
+    draw = text.vocab_size * (
+        size + 5 * 4
+    )  # a row's logits, and in fp32 a copy, at temperature, probabilities, random numbers, their quotient
     work = max(first - cache * prompt / total, cache / text.num_hidden_layers + own * draw)
 
     back, _, learn = whole.grown(learning, micro, total, c.max_new_tokens, c.checkpointing, c.beta > 0)
     forward, learn = forward + attention, learn / micro + ((4.5 if c.checkpointing else 3.5) + (c.beta > 0)) * attention
     question, answer = tokens_of([p.prompt for p in pairs]), tokens_of([max(p.hack, p.clean, key=len) for p in pairs])
     extract = whole.grown(learning, min(c.pairs_batch, 2 * len(pairs)), question + answer, answer, c.checkpointing).peak
-    return Plan(c.policy, dict(parameters=whole.parameters, modules=len(modules), coordinates=coordinates, rollouts=rollouts, prompt_tokens=prompt, new_tokens=c.max_new_tokens),
-                {"weights": weights, "bases U and Vh": sum(m.U.nbytes + m.Vh.nbytes for m in modules.values()), "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * c.k * coordinates},
-                {"extract": {"activations and logits": extract, "gradients of the pairs": 2 * 4 * coordinates * 2 * len(pairs)},
-                 "generate": {"folded weights": folded, "cache of keys and values": cache, "prompts, draws or folding": max(work, live.peak - cache)},
-                 "learn": {**({"folded weights": folded} if size >= 4 else {}), "activations and logits of a micro-batch": back, "gradients of all rollouts": 2 * 4 * coordinates * rollouts},
-                 "evaluate": {"folded weights": folded, "cache of keys and values": cache * asked / own, "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own)}},
-                dict(generate=own * forward - shared, learn=rollouts * learn * (2 if c.by == "rollout" else 1)), c.max_new_tokens * (weights + 3 * cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps, dtype)
+    return Plan(
+        c.policy,
+        dict(
+            parameters=whole.parameters, modules=len(modules), coordinates=coordinates, rollouts=rollouts,
+            prompt_tokens=prompt, new_tokens=c.max_new_tokens,
+        ),
+        {
+            "weights": weights, "bases U and Vh": sum(m.U.nbytes + m.Vh.nbytes for m in modules.values()),
+            "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * c.k * coordinates,
+        },
+        {
+            "extract": {
+                "activations and logits": extract, "gradients of the pairs": 2 * 4 * coordinates * 2 * len(pairs),
+            },
+            "generate": {
+                "folded weights": folded, "cache of keys and values": cache,
+                "prompts, draws or folding": max(work, live.peak - cache),
+            },
+            "learn": {
+                **({"folded weights": folded} if size >= 4 else {}), "activations and logits of a micro-batch": back,
+                "gradients of all rollouts": 2 * 4 * coordinates * rollouts,
+            },
+            "evaluate": {
+                "folded weights": folded, "cache of keys and values": cache * asked / own,
+                "prompts, draws or folding": max(work * asked / own, live.peak - cache * asked / own),
+            },
+        },
+        dict(generate=own * forward - shared, learn=rollouts * learn * (2 if c.by == "rollout" else 1)),
+        c.max_new_tokens * (weights + 3 * cache / 2), text.num_hidden_layers * c.max_new_tokens, c.steps, dtype,
+    )

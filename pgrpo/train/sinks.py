@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import Config, identity, to_dict
 
-# %% ../../nbs/08_train/04_sinks.ipynb #66c09008
+# %% ../../nbs/08_train/04_sinks.ipynb #f9f8a37b
 def scalars(row: dict) -> dict[str, float]:
     "The figures of a row by their own names, without its step."
     return {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float)) and math.isfinite(v)}
@@ -22,16 +22,20 @@ def scalars(row: dict) -> dict[str, float]:
 
 def _need(package: str, flag: str):
     if importlib.util.find_spec(package) is None:
-        raise ValueError(f"{flag} needs the package {package}, which is not installed; install it with `pip install \"pgrpo[sinks]\"`, or leave {flag} out")
+        raise ValueError(
+            f'{flag} needs the package {package}, which is not installed; install it with `pip install "pgrpo[sinks]"`, or leave {flag} out'
+        )
 
-# %% ../../nbs/08_train/04_sinks.ipynb #1ae323a9
+# %% ../../nbs/08_train/04_sinks.ipynb #61d724af
 @contextmanager
 def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     "Rows into an event file of this folder, until the context ends."
     _need("tensorboard", "--tensorboard")
     from torch.utils.tensorboard import SummaryWriter
-    try: Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise OSError(f"--tensorboard {folder} cannot be a folder ({e.strerror}); choose another") from e
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OSError(f"--tensorboard {folder} cannot be a folder ({e.strerror}); choose another") from e
     writer = None
     def on_row(row: dict):
         nonlocal writer
@@ -42,7 +46,7 @@ def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     finally:
         if writer: writer.close()
 
-# %% ../../nbs/08_train/04_sinks.ipynb #42fa9d7c
+# %% ../../nbs/08_train/04_sinks.ipynb #c6bc7298
 @contextmanager
 def wandb_sink(
     project: str,
@@ -54,15 +58,21 @@ def wandb_sink(
     import wandb
     where = Path(run_dir).resolve()
     key = hashlib.sha256(json.dumps([str(where), identity(config)]).encode()).hexdigest()[:16]
-    try: run = wandb.init(project=project, name=where.name, id=key, resume="allow", config=to_dict(config), allow_val_change=True)
-    except wandb.errors.Error as e: raise ValueError(f"--wandb {project}: {str(e).rstrip('.')}; without an account set WANDB_MODE=offline in the environment") from e
+    try:
+        run = wandb.init(
+            project=project, name=where.name, id=key, resume="allow", config=to_dict(config), allow_val_change=True
+        )
+    except wandb.errors.Error as e:
+        raise ValueError(
+            f"--wandb {project}: {str(e).rstrip('.')}; without an account set WANDB_MODE=offline in the environment"
+        ) from e
     failed = 1
     try:
         yield lambda row: run.log(scalars(row), step=row["step"])
         failed = 0
     finally: run.finish(exit_code=failed)
 
-# %% ../../nbs/08_train/04_sinks.ipynb #19ac5e5a
+# %% ../../nbs/08_train/04_sinks.ipynb #6f618db5
 @contextmanager
 def sinks(
     config: Config,
@@ -72,8 +82,13 @@ def sinks(
 ) -> Iterator[Callable[[dict], None]]:      # for `train(..., on_row=)`
     "Every sink that is asked for, as one function of a row. ValueError where its package is missing."
     with ExitStack() as stack:
-        asked = [stack.enter_context(sink) for sink in (
-            *([tensorboard_sink(tensorboard)] if tensorboard else ()), *([wandb_sink(wandb, config, run_dir)] if wandb else ()))]
+        asked = [
+            stack.enter_context(sink)
+            for sink in (
+                *([tensorboard_sink(tensorboard)] if tensorboard else ()),
+                *([wandb_sink(wandb, config, run_dir)] if wandb else ()),
+            )
+        ]
         def on_row(row):
             for each in asked: each(row)
         yield on_row

@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
            'Likelihoods', 'Effect', 'norms', 'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/06_trace.ipynb #95b0b7bb
+# %% ../../nbs/08_train/06_trace.ipynb #4615abda
 import contextlib
 import copy
 import random
@@ -16,21 +16,35 @@ from itertools import count
 import torch
 
 from ..adapter import Adapter, wrap
+from ..adapter.svd import digest
 from ..config import PRESETS, Config
-from ..problems.generator import draw, make_pair
 from ..grader import example_clean, example_hack
-from ..grpo import (Gradients, Step, advantages, backward, completion_logprobs, completion_window, generate, grade_rollouts,
-                        intervene, make_optimizer, old_logprobs, reward_tensor, take_step)
+from pgrpo.grpo import (
+    Gradients,
+    Step,
+    advantages,
+    backward,
+    completion_logprobs,
+    completion_window,
+    generate,
+    grade_rollouts,
+    intervene,
+    make_optimizer,
+    old_logprobs,
+    reward_tensor,
+    take_step,
+)
 from ..policy import load_policy
 from ..problems import CORE_MODES, Pair, Problem
+from ..problems.generator import draw, make_pair
 from ..projection import ProjectedAll, project_all, total_cin
-from ..adapter.svd import digest
 from . import run_pairs
 from ..vhack import Encoded, encode_pairs, extract
 
-# %% ../../nbs/08_train/06_trace.ipynb #9d5978f8
+# %% ../../nbs/08_train/06_trace.ipynb #69f2a311
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
-OWN = {"generate": ("prompt", "mode", "group_size", "seed"), "project": ("arm", "gate", "overshoot", "at")}  # the settings that enter at a phase
+# the settings that enter at a phase
+OWN = {"generate": ("prompt", "mode", "group_size", "seed"), "project": ("arm", "gate", "overshoot", "at")}
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class Settings:
         "The values that a phase depends on: its own and those of the phases before it"
         return tuple(getattr(self, name) for p in PHASES[:PHASES.index(phase) + 1] for name in OWN.get(p, ()))
 
-# %% ../../nbs/08_train/06_trace.ipynb #ec15d9d4
+# %% ../../nbs/08_train/06_trace.ipynb #32a692c4
 def group_means(
     rewards: torch.Tensor,  # (B,)
     group: torch.Tensor,    # (B,) int64
@@ -78,8 +92,10 @@ class Backward:
     "What one backward tells: the gradients, and where they come from"
     gradients: Gradients
     logp: torch.Tensor          # (B, T − start): log π of each completion token before the step, 0 outside completions
-    start: int                  # the column that `logp` starts with
-    token_scores: torch.Tensor  # (b, T): how far each position's gradient lies along V, for the rollouts `gradients.rows`
+    start: int  # the column that `logp` starts with
+    token_scores: (
+        torch.Tensor
+    )  # (b, T): how far each position's gradient lies along V, for the rollouts `gradients.rows`
     rollout_cin: torch.Tensor   # (b,): cin of each rollout's own gradient
     null: float                 # what random bases of the same shapes would have, for the sum
 
@@ -91,7 +107,7 @@ class Intervention:
     grad: dict       # module name → (r,)
     grad_hack: dict  # module name → (r,), or None where δS_hack gets none
 
-# %% ../../nbs/08_train/06_trace.ipynb #ea5cfe20
+# %% ../../nbs/08_train/06_trace.ipynb #0596183d
 @torch.no_grad()
 def completion_likelihoods(
     model,
@@ -123,7 +139,9 @@ class Likelihoods:
 class Effect:
     "What the optimizer did, and what came of it"
     step: Step
-    update: ProjectedAll      # of Δ(δS) as applied, measured as `at="update"` does: its cin is what went hack-ward after all
+    update: (
+        ProjectedAll  # of Δ(δS) as applied, measured as `at="update"` does: its cin is what went hack-ward after all
+    )
     before: Likelihoods
     trained: Likelihoods      # with both vectors
     deployed: Likelihoods     # without δS_hack; the same object where it did not move
@@ -133,7 +151,7 @@ def norms(vectors: Mapping) -> dict:  # module name → float
     "The length of each module's vector"
     return {name: float(v.norm()) for name, v in vectors.items()}
 
-# %% ../../nbs/08_train/06_trace.ipynb #d061442c
+# %% ../../nbs/08_train/06_trace.ipynb #66769c1b
 @contextlib.contextmanager
 def ticking(
     model,              # a `torch.nn.Module`
@@ -144,7 +162,9 @@ def ticking(
 ):
     "Context in which every forward of the model ticks: a token is sampled by one forward, so sampling can be watched and stopped"
     done, (low, high) = count(), within
-    handle = model.register_forward_pre_hook(lambda *_: tick(low + (high - low) * min(next(done) / max(forwards, 1), 1.0), text))
+    handle = model.register_forward_pre_hook(
+        lambda *_: tick(low + (high - low) * min(next(done) / max(forwards, 1), 1.0), text)
+    )
     try: yield
     finally: handle.remove()
 
@@ -163,7 +183,7 @@ def restored(
             for p, value, grad in before: p.copy_(value); p.grad = grad
         if optimizer: optimizer.load_state_dict(state)
 
-# %% ../../nbs/08_train/06_trace.ipynb #23ae2d83
+# %% ../../nbs/08_train/06_trace.ipynb #9ec67a35
 def example_pair(problem: Problem) -> Pair:
     "The canonical solution against the grader's own example of a hack"
     return Pair(problem.text, example_hack(problem), example_clean(problem), problem.mode)
@@ -174,25 +194,33 @@ def drawn_problems(
     seed: int = 0,
 ) -> tuple[list[Problem], Callable[[Problem], Pair]]:
     "Held-out problems for the embedded policy, and what writes a labelled pair for one of them under its present mode"
-    one = lambda i: next(draw(random.Random(f"step {seed} {i}"), "heldout", (CORE_MODES[i % len(CORE_MODES)],), known=float(i % 2)))
+    one = lambda i: next(
+        draw(random.Random(f"step {seed} {i}"), "heldout", (CORE_MODES[i % len(CORE_MODES)],), known=float(i % 2))
+    )
     draws = {f"step-{seed}-{i}": one(i) for i in range(n)}
-    return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(replace(draws[p.id], mode=p.mode), random.Random(p.id))
+    return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(
+        replace(draws[p.id], mode=p.mode), random.Random(p.id)
+    )
 
-# %% ../../nbs/08_train/06_trace.ipynb #e76e6b6a
+# %% ../../nbs/08_train/06_trace.ipynb #50d01172
 class Trace:
     "One update of one policy, phase by phase, under any settings"
     def __init__(
         self,
         model, tokenizer, adapter: Adapter,
-        V: Mapping,                       # module name → (k, r)
+        V: Mapping,  # module name → (k, r)
         problems: Sequence[Problem],
         reference: Callable[[Problem], Pair] = example_pair,  # a labelled pair for a problem under its present mode
-        config: Config = PRESETS["demo"],  # everything that `Settings` does not say; rollouts have to fit into one backward
+        config: Config = PRESETS[
+            "demo"
+        ],  # everything that `Settings` does not say; rollouts have to fit into one backward
         optimizer: torch.optim.Optimizer | None = None,  # whose next step to look at; None: a fresh one each time
-        keep: int = 24,                   # results remembered a phase
+        keep: int = 24,  # results remembered a phase
     ):
         if not V: raise ValueError("V has no module; extract one first")
-        self.model, self.tokenizer, self.adapter, self.V, self.problems = model, tokenizer, adapter, dict(V), tuple(problems)
+        self.model, self.tokenizer, self.adapter, self.V, self.problems = (
+            model, tokenizer, adapter, dict(V), tuple(problems),
+        )
         self.reference, self.base, self.optimizer, self.keep = reference, config, optimizer, keep
         self._made = {phase: OrderedDict() for phase in PHASES}
 
@@ -201,7 +229,10 @@ class Trace:
         "The embedded policy before training, n drawn problems, V from the pairs of a config"
         model, tokenizer = load_policy()
         adapter = wrap(model)
-        V = extract(model, tokenizer, adapter, run_pairs(config), config.k, config.normalize, config.tau, config.global_floor, progress=False).V
+        V = extract(
+            model, tokenizer, adapter, run_pairs(config), config.k, config.normalize, config.tau, config.global_floor,
+            progress=False,
+        ).V
         return cls(model, tokenizer, adapter, V, *drawn_problems(n, seed), config, **more)
 
     def chosen(self, settings: Settings) -> list[Problem]:
@@ -211,7 +242,8 @@ class Trace:
         some = self.problems if settings.prompt is None else [self.problems[settings.prompt]]
         return [p if settings.mode is None else p.with_mode(settings.mode) for p in some]
 
-    def key(self, phase: str, settings: Settings) -> tuple: return digest(*self.adapter.parameters()), settings.of(phase)
+    def key(self, phase: str, settings: Settings) -> tuple:
+        return digest(*self.adapter.parameters()), settings.of(phase)
 
     def known(self, phase: str, settings: Settings) -> bool:
         "Whether a phase would be shown without computing"
@@ -226,7 +258,12 @@ class Trace:
             tick(PHASES.index(phase) / len(PHASES), phase)
             with contextlib.ExitStack() as stack:
                 n = c.max_new_tokens if phase == "generate" else 4
-                stack.enter_context(ticking(self.model, tick, phase, n, (PHASES.index(phase) / len(PHASES), (PHASES.index(phase) + 1) / len(PHASES))))
+                stack.enter_context(
+                    ticking(
+                        self.model, tick, phase, n,
+                        (PHASES.index(phase) / len(PHASES), (PHASES.index(phase) + 1) / len(PHASES)),
+                    )
+                )
                 made[key] = getattr(self, f"_{phase}")(c, settings, *earlier)
             while len(made) > self.keep: made.popitem(last=False)
         made.move_to_end(key)
@@ -242,9 +279,13 @@ class Trace:
         cuda = self.model.device.type == "cuda"
         with torch.random.fork_rng(devices=[self.model.device] if cuda else []):
             torch.manual_seed(c.seed)
-            return generate(self.model, self.tokenizer, self.adapter, self.chosen(settings), c.group_size, c.max_new_tokens, c.temperature)
+            return generate(
+                self.model, self.tokenizer, self.adapter, self.chosen(settings), c.group_size, c.max_new_tokens,
+                c.temperature,
+            )
 
-    def _grade(self, c, settings, rollouts): return grade_rollouts(rollouts, format_reward=c.format_reward, pass_reward=c.pass_reward)
+    def _grade(self, c, settings, rollouts):
+        return grade_rollouts(rollouts, format_reward=c.format_reward, pass_reward=c.pass_reward)
 
     def _advantage(self, c, settings, rollouts, grades):
         R = reward_tensor(grades)
@@ -253,7 +294,10 @@ class Trace:
     def _backward(self, c, settings, rollouts, grades, compared):
         logp = old_logprobs(self.model, rollouts, c.temperature)
         with self.adapter.record_tokens(self.V):
-            gradients = backward(self.model, self.adapter, rollouts, compared.advantages, c.max_new_tokens, c.clip, c.beta, c.temperature, c.classic)
+            gradients = backward(
+                self.model, self.adapter, rollouts, compared.advantages, c.max_new_tokens, c.clip, c.beta,
+                c.temperature, c.classic,
+            )
             any_row = len(gradients.rows) > 0
             scores = self.adapter.token_scores if any_row else torch.zeros(0, rollouts.encoded.input_ids.shape[1])
         cin = total_cin(gradients.rollout, self.V) if any_row else torch.zeros(0)
@@ -263,8 +307,16 @@ class Trace:
     def _project(self, c, settings, rollouts, grades, compared, back):
         if not len(back.gradients.rows): return None
         with restored(self.adapter):
-            projected = intervene(self.adapter, back.gradients.total(), self.V, c.arm, c.gate, c.overshoot, c.preserve_magnitude, c.at)
-            return Intervention(projected, *({name: getattr(m, key).grad for name, m in self.adapter.items()} for key in ("delta_s", "delta_s_hack")))
+            projected = intervene(
+                self.adapter, back.gradients.total(), self.V, c.arm, c.gate, c.overshoot, c.preserve_magnitude, c.at
+            )
+            return Intervention(
+                projected,
+                *(
+                    {name: getattr(m, key).grad for name, m in self.adapter.items()}
+                    for key in ("delta_s", "delta_s_hack")
+                ),
+            )
 
     def _step(self, c, settings, rollouts, grades, compared, back, intervention):
         if intervention is None: return None
@@ -273,13 +325,20 @@ class Trace:
         pairs = pairs.to(self.model.device)
         def likelihoods():
             both = completion_likelihoods(self.model, pairs, c.temperature)
-            return Likelihoods(completion_likelihoods(self.model, rollouts.encoded, c.temperature), both[0::2], both[1::2])
+            return Likelihoods(
+                completion_likelihoods(self.model, rollouts.encoded, c.temperature), both[0::2], both[1::2]
+            )
         optimizer = self.optimizer or make_optimizer(self.adapter, c.lr, c.betas, c.weight_decay)
         before = likelihoods()
         with restored(self.adapter, optimizer):
-            for name, m in self.adapter.items(): m.delta_s.grad, m.delta_s_hack.grad = intervention.grad[name], intervention.grad_hack[name]
-            step = take_step(self.adapter, optimizer, self.V, c.arm, c.at, c.gate, c.overshoot, c.preserve_magnitude, c.max_grad_norm)
+            for name, m in self.adapter.items():
+                m.delta_s.grad, m.delta_s_hack.grad = intervention.grad[name], intervention.grad_hack[name]
+            step = take_step(
+                self.adapter, optimizer, self.V, c.arm, c.at, c.gate, c.overshoot, c.preserve_magnitude, c.max_grad_norm
+            )
             trained = deployed = likelihoods()
-            if any(d.any() for d in step.update_hack.values()) or any(m.delta_s_hack.any() for m in self.adapter.values()):
+            if any(d.any() for d in step.update_hack.values()) or any(
+                m.delta_s_hack.any() for m in self.adapter.values()
+            ):
                 with self.adapter.deployed(): deployed = likelihoods()
         return Effect(step, project_all(step.update, self.V, at="update"), before, trained, deployed)

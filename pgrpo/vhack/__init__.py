@@ -6,19 +6,27 @@ __all__ = ['CONTROLS', 'Encoded', 'prompt_ids', 'stack_completions', 'encode_com
            'VHack', 'controlled_differences', 'random_like', 'extract', 'agreement', 'overlaps', 'unrelated_overlap',
            'basis_overlap', 'pairs_from_rollouts']
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #e1e35e70
-import difflib, hashlib, json, math, random, warnings, weakref
+# %% ../../nbs/06_vhack/1_vhack.ipynb #fe14308d
+import difflib
+import hashlib
+import json
+import math
+import random
+import warnings
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
-import pgrpo
-from ..problems import Pair, encode_prompt
-from ..adapter.svd import cache_folder, digest, read_tensors, write_tensors
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #a0ce9b7f
+import pgrpo
+from ..adapter.svd import cache_folder, digest, read_tensors, write_tensors
+from ..problems import Pair, encode_prompt
+
+# %% ../../nbs/06_vhack/1_vhack.ipynb #d15626f8
 @dataclass(frozen=True)
 class Encoded:
     "Sequences of prompt and completion, padded on the right"
@@ -27,8 +35,12 @@ class Encoded:
     completion_mask: torch.Tensor # (B, T) bool, True at completion tokens, end-of-sequence included
 
     def __len__(self): return len(self.input_ids)
-    def to(self, device): return Encoded(*(t.to(device) for t in (self.input_ids, self.attention_mask, self.completion_mask)))
-    def batches(self, size, rows=None): # (b,) int64 each: rows, all by default, at most `size` at a time; those of like length together, which wastes less on padding
+
+    def to(self, device):
+        return Encoded(*(t.to(device) for t in (self.input_ids, self.attention_mask, self.completion_mask)))
+    # (b,) int64 each: rows, all by default, at most `size` at a time; those of like length together, which wastes less
+    # on padding
+    def batches(self, size, rows=None):
         lengths = self.attention_mask.sum(1)
         if rows is None: rows = torch.arange(len(self), device=lengths.device)
         return rows[lengths.to(rows.device)[rows].argsort(stable=True)].split(size)
@@ -50,15 +62,26 @@ def stack_completions(
     max_length: int | None = None, # the model's context; a longer sequence is a ValueError
 ) -> Encoded:
     "Ids of prompts and completions as one padded batch"
-    if len(prompts) != len(completions) or not prompts: raise ValueError(f"{len(prompts)} prompts and {len(completions)} completions; there has to be one of each for every sequence, and at least one")
+    if len(prompts) != len(completions) or not prompts:
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(completions)} completions; there has to be one of each for every sequence, and at least one"
+        )
     for i, (p, c) in enumerate(zip(prompts, completions)):
-        if max_length is not None and len(p) >= max_length: raise ValueError(f"prompt {i} has {len(p)} tokens and the model's context is {max_length}, which leaves no room for a completion; shorten the prompt")
-        if max_length is not None and len(p) + len(c) > max_length: raise ValueError(f"sequence {i} has {len(p)} prompt and {len(c)} completion tokens, more than the model's context of {max_length}")
+        if max_length is not None and len(p) >= max_length:
+            raise ValueError(
+                f"prompt {i} has {len(p)} tokens and the model's context is {max_length}, which leaves no room for a completion; shorten the prompt"
+            )
+        if max_length is not None and len(p) + len(c) > max_length:
+            raise ValueError(
+                f"sequence {i} has {len(p)} prompt and {len(c)} completion tokens, more than the model's context of {max_length}"
+            )
     rows = [[*p, *c] for p, c in zip(prompts, completions)]
     width = max(map(len, rows))
     at = torch.arange(width)
     start, end = (torch.tensor(n)[:, None] for n in ([len(p) for p in prompts], [len(r) for r in rows]))
-    return Encoded(torch.tensor([r + [pad] * (width - len(r)) for r in rows]), (at < end).long(), (at >= start) & (at < end))
+    return Encoded(
+        torch.tensor([r + [pad] * (width - len(r)) for r in rows]), (at < end).long(), (at >= start) & (at < end)
+    )
 
 def encode_completions(
     tokenizer,
@@ -71,9 +94,12 @@ def encode_completions(
     if eos is None: raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
     ids = [tokenizer(c, add_special_tokens=False)["input_ids"] for c in completions]
     ids = [c if c[-1:] == [eos] else [*c, eos] for c in ids]
-    return stack_completions([prompt_ids(tokenizer, p) for p in prompts], ids, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, max_length)
+    return stack_completions(
+        [prompt_ids(tokenizer, p) for p in prompts], ids,
+        eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, max_length,
+    )
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #6fb1d0b4
+# %% ../../nbs/06_vhack/1_vhack.ipynb #7e17b9f9
 def completion_nll(
     model,
     encoded: Encoded, # on the model's device
@@ -83,12 +109,16 @@ def completion_nll(
     if normalize not in ("mean", "sum"): raise ValueError(f"normalize is {normalize!r}; choose mean or sum")
     start = int(encoded.completion_mask.int().argmax(1).min())
     keep = encoded.input_ids.shape[1] - start + 1
-    logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, use_cache=False, logits_to_keep=keep).logits[:, :-1].float()
+    logits = (
+        model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, use_cache=False, logits_to_keep=keep)
+        .logits[:, :-1]
+        .float()
+    )
     wanted, counts = encoded.input_ids[:, start:], encoded.completion_mask[:, start:]
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * counts
     return nll.sum(1) / (counts.sum(1) if normalize == "mean" else 1)
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #821c7b74
+# %% ../../nbs/06_vhack/1_vhack.ipynb #5714fa8a
 def sequence_gradients(
     model, adapter,
     encoded: Encoded, # N sequences
@@ -109,12 +139,17 @@ def sequence_gradients(
                 bad = (~nll.detach().isfinite()).nonzero()[:, 0].tolist()
                 if bad:
                     b = min(bad, key=some.__getitem__)
-                    raise ValueError(f"the loss of {names[some[b]] if names else f'sequence {some[b]}'} is {float(nll[b].detach())}; check the model's weights and dtype")
+                    raise ValueError(
+                        f"the loss of {names[some[b]] if names else f'sequence {some[b]}'} is {float(nll[b].detach())}; check the model's weights and dtype"
+                    )
                 torch.autograd.grad(nll.sum(), [m.delta_s for m in adapter.values()], allow_unused=True)
             parts.append(dict(adapter.rollout_grads))
     finally: model.train(training)
     missing = set(adapter) - set(parts[0])
-    if missing: raise ValueError(f"{sorted(missing)[0]} took no part in the forward, so it has no gradient; leave it out of wrap's targets")
+    if missing:
+        raise ValueError(
+            f"{sorted(missing)[0]} took no part in the forward, so it has no gradient; leave it out of wrap's targets"
+        )
     back = torch.cat(batches).argsort().to(device)
     return {name: torch.cat([p[name] for p in parts]).float()[back] for name in adapter}
 
@@ -124,8 +159,15 @@ def encode_pairs(
 ) -> tuple[Encoded, list[str]]: # 2n sequences, hack and clean in turn, and what messages call them
     "Both sides of every pair, checked against the model's context"
     prompts = [encode_prompt(p.prompt, tokenizer) for p in pairs for _ in "hc"]
-    names = [f"pair {i} ({side} side, {p.mode}: {p.prompt.splitlines()[0][:60]!r})" for i, p in enumerate(pairs) for side in ("hack", "clean")]
-    return encode_completions(tokenizer, prompts, [c for p in pairs for c in (p.hack, p.clean)], getattr(model.config.get_text_config(), "max_position_embeddings", None)), names
+    names = [
+        f"pair {i} ({side} side, {p.mode}: {p.prompt.splitlines()[0][:60]!r})"
+        for i, p in enumerate(pairs)
+        for side in ("hack", "clean")
+    ]
+    return encode_completions(
+        tokenizer, prompts, [c for p in pairs for c in (p.hack, p.clean)],
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    ), names
 
 @dataclass(frozen=True)
 class PairGradients:
@@ -147,7 +189,7 @@ def pair_gradients(
     grads = sequence_gradients(model, adapter, encoded, normalize, batch_size, names)
     return PairGradients({n: g[0::2] for n, g in grads.items()}, {n: g[1::2] for n, g in grads.items()})
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #40cf23fd
+# %% ../../nbs/06_vhack/1_vhack.ipynb #37d3142a
 def top_directions(
     D: torch.Tensor, # (n, r) differences of n pairs
     k: int,
@@ -170,7 +212,9 @@ def drop_weak(
     "The rows whose singular value is not below this quantile of all of them; modules without a row are gone"
     threshold = torch.cat(list(S.values())).quantile(floor)
     kept = {name: s >= threshold for name, s in S.items()}
-    return {n: V[n][rows] for n, rows in kept.items() if rows.any()}, {n: S[n][rows] for n, rows in kept.items() if rows.any()}
+    return {n: V[n][rows] for n, rows in kept.items() if rows.any()}, {
+        n: S[n][rows] for n, rows in kept.items() if rows.any()
+    }
 
 # %% ../../nbs/06_vhack/1_vhack.ipynb #a6aeb70f
 def haar(
@@ -181,14 +225,15 @@ def haar(
     Q, R = torch.linalg.qr(torch.randn(r, k, generator=generator, dtype=torch.float64))
     return (Q * R.diagonal().sign()).T.contiguous().float()
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #1f96c9fb
+# %% ../../nbs/06_vhack/1_vhack.ipynb #fb463c77
 _hashes = weakref.WeakKeyDictionary()
 
 def model_hash(model) -> str: # hexadecimal; taken again only when a weight was written to
     "sha256 over the frozen weights of a model: everything but the two vectors"
     weights = [(n, p) for n, p in model.named_parameters() if not n.endswith((".delta_s", ".delta_s_hack"))]
     state = [(p.data_ptr(), p._version) for _, p in weights]
-    if model not in _hashes or _hashes[model][0] != state: _hashes[model] = state, digest(*(p for _, p in weights), about=" ".join(n for n, _ in weights))
+    if model not in _hashes or _hashes[model][0] != state:
+        _hashes[model] = state, digest(*(p for _, p in weights), about=" ".join(n for n, _ in weights))
     return _hashes[model][1]
 
 def _name(model): return getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
@@ -206,29 +251,39 @@ class VHack:
     def __repr__(self):
         return f"VHack({sum(map(len, self.V.values()))} rows in {len(self.V)} modules, from {self.about['n_pairs']} pairs, control {self.about['control']})"
 
-    def to(self, device): return replace(self, V={n: v.to(device) for n, v in self.V.items()}, S={n: s.to(device) for n, s in self.S.items()})
+    def to(self, device):
+        return replace(
+            self, V={n: v.to(device) for n, v in self.V.items()}, S={n: s.to(device) for n, s in self.S.items()}
+        )
 
     def check(self, model):
         "ValueError unless this basis is about the weights of `model`"
         if self.about["model_hash"] != model_hash(model):
-            raise ValueError(f"this V was extracted from {self.about['model']} (weights {self.about['model_hash'][:12]}), not from this {_name(model)} (weights {model_hash(model)[:12]}); extract it again for this model")
+            raise ValueError(
+                f"this V was extracted from {self.about['model']} (weights {self.about['model_hash'][:12]}), not from this {_name(model)} (weights {model_hash(model)[:12]}); extract it again for this model"
+            )
 
     def save(self, path):
         "Write one safetensors file, whole or not at all"
-        write_tensors(path, {f"{kind}.{name}": t for kind in "VS" for name, t in getattr(self, kind).items()}, kind="vhack", about=json.dumps(self.about, sort_keys=True))
+        write_tensors(
+            path, {f"{kind}.{name}": t for kind in "VS" for name, t in getattr(self, kind).items()}, kind="vhack",
+            about=json.dumps(self.about, sort_keys=True),
+        )
 
     @classmethod
     def load(cls, path, adapter=None): # adapter: check that V is about its model, and move V to its device
         "Read what `save` wrote; a damaged file, another kind of file or another model's V is a ValueError"
         tensors, metadata = read_tensors(path)
         if metadata.get("kind") != "vhack": raise ValueError(f"{path} holds no V; it was written by something else")
-        loaded = cls(*({n[2:]: t for n, t in tensors.items() if n[0] == kind} for kind in "VS"), json.loads(metadata["about"]))
+        loaded = cls(
+            *({n[2:]: t for n, t in tensors.items() if n[0] == kind} for kind in "VS"), json.loads(metadata["about"])
+        )
         if adapter is None: return loaded
         try: loaded.check(adapter.model)
         except ValueError as error: raise ValueError(f"{path}: {error}") from None
         return loaded.to(next(adapter.model.parameters()).device)
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #bfb1c97c
+# %% ../../nbs/06_vhack/1_vhack.ipynb #e2fb24cc
 CONTROLS = ("random", "shuffled", "nonhack")
 
 def controlled_differences(
@@ -239,7 +294,8 @@ def controlled_differences(
 ) -> dict: # module name → (n, r)
     "The differences that a control takes its basis from; the real ones for None and random"
     rng, n = random.Random(f"{control} {seed}"), len(modes)
-    if control not in (None, *CONTROLS): raise ValueError(f"unknown control {control!r}; choose from {', '.join(CONTROLS)}, or None for the real V")
+    if control not in (None, *CONTROLS):
+        raise ValueError(f"unknown control {control!r}; choose from {', '.join(CONTROLS)}, or None for the real V")
     if control == "nonhack":
         if n < 2: raise ValueError("nonhack compares clean completions of different pairs, and there is one pair")
         order = rng.sample(range(n), n)
@@ -261,7 +317,7 @@ def random_like(
     V = {name: haar(*v.shape, generator).to(v.device) for name, v in vhack.V.items()}
     return replace(vhack, V=V, about={**vhack.about, "control": "random", "seed": seed})
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #062b2d46
+# %% ../../nbs/06_vhack/1_vhack.ipynb #cb038528
 def extract(
     model, tokenizer, adapter, # adapter: `wrap(model)`
     pairs: Sequence[Pair], # at least k
@@ -276,16 +332,27 @@ def extract(
     progress: bool = True, # say whether the cache had it
 ) -> VHack: # on the model's device
     "The top-k directions of ∇NLL(hack) − ∇NLL(clean) in every module, with δS_hack ablated"
-    if not 1 <= k <= len(pairs): raise ValueError(f"{k} directions cannot come out of {len(pairs)} pairs; k has to be from 1 to the number of pairs")
+    if not 1 <= k <= len(pairs):
+        raise ValueError(
+            f"{k} directions cannot come out of {len(pairs)} pairs; k has to be from 1 to the number of pairs"
+        )
     for name, value in (("tau", tau), ("global_floor", global_floor)):
         if value is not None and not 0 <= value <= 1: raise ValueError(f"{name} is {value}; it is a share, 0 to 1")
-    if control not in (None, *CONTROLS): raise ValueError(f"unknown control {control!r}; choose from {', '.join(CONTROLS)}, or None for the real V")
+    if control not in (None, *CONTROLS):
+        raise ValueError(f"unknown control {control!r}; choose from {', '.join(CONTROLS)}, or None for the real V")
     encoded, _ = encode_pairs(model, tokenizer, pairs)
-    about = dict(model=_name(model), model_hash=model_hash(model), pairs=hashlib.sha256(json.dumps([asdict(p) for p in pairs]).encode()).hexdigest(), n_pairs=len(pairs), modes=dict(sorted(Counter(p.mode for p in pairs).items())),
-                 k=k, normalize=normalize, tau=tau, global_floor=global_floor, control=control, seed=seed if control else 0)
+    about = dict(
+        model=_name(model), model_hash=model_hash(model),
+        pairs=hashlib.sha256(json.dumps([asdict(p) for p in pairs]).encode()).hexdigest(), n_pairs=len(pairs),
+        modes=dict(sorted(Counter(p.mode for p in pairs).items())), k=k, normalize=normalize, tau=tau,
+        global_floor=global_floor, control=control, seed=seed if control else 0,
+    )
     path = None
     if cache_dir is not False:
-        key = digest(encoded.input_ids, encoded.completion_mask, *(m.delta_s for m in adapter.values()), about=json.dumps([pgrpo.__version__, list(adapter), about]))
+        key = digest(
+            encoded.input_ids, encoded.completion_mask, *(m.delta_s for m in adapter.values()),
+            about=json.dumps([pgrpo.__version__, list(adapter), about]),
+        )
         path = cache_folder(cache_dir) / "vhack" / f"{key}.safetensors"
         if path.exists():
             try: cached = VHack.load(path, adapter)
@@ -296,15 +363,23 @@ def extract(
     grads = pair_gradients(model, tokenizer, adapter, pairs, normalize, batch_size)
     differences = controlled_differences(grads, [p.mode for p in pairs], control, seed)
     for name, D in differences.items():
-        if not D.isfinite().all() or not D.any(): raise ValueError(f"the pairs' gradients at {name} {'differ nowhere' if D.isfinite().all() else 'are not finite'}; check the pairs, the weights and the dtype")
+        if not D.isfinite().all() or not D.any():
+            raise ValueError(
+                f"the pairs' gradients at {name} {'differ nowhere' if D.isfinite().all() else 'are not finite'}; check the pairs, the weights and the dtype"
+            )
     found = {name: top_directions(D, k, tau) for name, D in differences.items()}
     V, S = ({name: vs[i] for name, vs in found.items()} for i in (0, 1))
     if global_floor is not None: V, S = drop_weak(V, S, global_floor)
     result = VHack(V, S, about)
     if control == "random": result = random_like(result, seed)
     if path is not None:
-        try: result.save(path)
-        except OSError as error: warnings.warn(f"V cache: cannot write {path} ({error.strerror or error}); set cache_dir or PGRPO_CACHE to a folder that can be written", stacklevel=2)
+        try:
+            result.save(path)
+        except OSError as error:
+            warnings.warn(
+                f"V cache: cannot write {path} ({error.strerror or error}); set cache_dir or PGRPO_CACHE to a folder that can be written",
+                stacklevel=2,
+            )
         if progress: print(f"V cache: miss, extracted {result}")
     return result
 
@@ -316,7 +391,7 @@ def agreement(
     "How many pairs lie on the hack side of each row"
     return {name: (differences[name] @ v.T > 0).float().mean(0) for name, v in V.items()}
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #d4b1e5d6
+# %% ../../nbs/06_vhack/1_vhack.ipynb #d9d6c650
 def overlaps(
     old: Mapping, new: Mapping, # V: module name → (k, r)
 ) -> dict: # module name → 0 to 1, for the modules that both have
@@ -338,10 +413,13 @@ def basis_overlap(
     if not each: raise ValueError("the two bases have no module in common, so they cannot be compared")
     mean = math.fsum(each.values()) / len(each)
     if mean < 0.2:
-        warnings.warn(f"the hack basis has turned away: overlap {mean:.2f} with the one before, where unrelated bases have {unrelated_overlap(old, new):.2f}; refresh more often, or take more pairs", stacklevel=2)
+        warnings.warn(
+            f"the hack basis has turned away: overlap {mean:.2f} with the one before, where unrelated bases have {unrelated_overlap(old, new):.2f}; refresh more often, or take more pairs",
+            stacklevel=2,
+        )
     return mean
 
-# %% ../../nbs/06_vhack/1_vhack.ipynb #ebbc34a4
+# %% ../../nbs/06_vhack/1_vhack.ipynb #ada2dcb0
 def pairs_from_rollouts(
     problems: Sequence, # the `Problem` of each rollout
     completions: Sequence[str],
@@ -351,11 +429,15 @@ def pairs_from_rollouts(
     seed: int = 0,
 ) -> list[Pair]:
     "A flagged hack (exploited, mode known) and the most similar solution (correct, nothing attempted) of the same problem, each rollout used once"
-    if not len(problems) == len(completions) == len(grades): raise ValueError(f"{len(problems)} problems, {len(completions)} completions and {len(grades)} grades; there has to be one of each for a rollout")
+    if not len(problems) == len(completions) == len(grades):
+        raise ValueError(
+            f"{len(problems)} problems, {len(completions)} completions and {len(grades)} grades; there has to be one of each for a rollout"
+        )
     order = random.Random(f"rollouts {seed}").sample(range(len(problems)), len(problems))
     clean, found = {}, {mode: [] for mode in modes}
     for i in order:
-        if grades[i].gt_correct and not grades[i].attempted: clean.setdefault(problems[i].text, []).append(completions[i])
+        if grades[i].gt_correct and not grades[i].attempted:
+            clean.setdefault(problems[i].text, []).append(completions[i])
     for i in order:
         candidates = clean.get(problems[i].text)
         if not (grades[i].exploited and problems[i].mode in found and candidates): continue
@@ -364,5 +446,8 @@ def pairs_from_rollouts(
         found[problems[i].mode].append(Pair(problems[i].text, completions[i], best, problems[i].mode))
     longest = max(map(len, found.values()), default=0)
     chosen = [found[mode][j] for j in range(longest) for mode in modes if j < len(found[mode])][:n]
-    if len(chosen) < n: raise ValueError(f"the rollouts give {len(chosen)} pairs ({', '.join(f'{m}: {len(f)}' for m, f in found.items())}), {n} are wanted; sample more rollouts a problem, or ask for fewer pairs")
+    if len(chosen) < n:
+        raise ValueError(
+            f"the rollouts give {len(chosen)} pairs ({', '.join(f'{m}: {len(f)}' for m, f in found.items())}), {n} are wanted; sample more rollouts a problem, or ask for fewer pairs"
+        )
     return chosen

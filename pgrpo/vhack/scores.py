@@ -13,7 +13,7 @@ import torch
 from ..problems import Pair
 from . import Encoded, PairGradients, controlled_differences, pair_gradients, sequence_gradients
 
-# %% ../../nbs/06_vhack/3_scores.ipynb #8f5c5d5d
+# %% ../../nbs/06_vhack/3_scores.ipynb #c7e7d96a
 @contextmanager
 def at_zero(adapter):
     "Context in which δS is zero and gets gradients all the same: the base model. The vectors come back on leaving."
@@ -28,18 +28,30 @@ def at_zero(adapter):
 
 def mode_directions(
     grads: PairGradients,
-    modes: Sequence[str],        # of each pair
+    modes: Sequence[str],  # of each pair
     control: str | None = None,  # as in `pgrpo.vhack.extract`; random: Gaussian, each module as long as in the real one
     seed: int = 0,
-) -> dict[str, torch.Tensor]:    # module name → (modes, r) fp32, the modes in order of the alphabet; a mode's rows over all modules have length 1
+) -> dict[
+    str, torch.Tensor
+]:  # module name → (modes, r) fp32, the modes in order of the alphabet; a mode's rows over all modules have length 1
     "The mean difference of each mode's pairs. ValueError where it is zero."
     rows = {q: [i for i, m in enumerate(modes) if m == q] for q in sorted(set(modes))}
-    means = {name: torch.stack([D[of].mean(0) for of in rows.values()]) for name, D in controlled_differences(grads, modes, control, seed).items()}
+    means = {
+        name: torch.stack([D[of].mean(0) for of in rows.values()])
+        for name, D in controlled_differences(grads, modes, control, seed).items()
+    }
     if control == "random":
         generator = torch.Generator().manual_seed(seed)
-        means = {name: torch.nn.functional.normalize(torch.randn(m.shape, generator=generator), dim=1).to(m) * m.norm(dim=1, keepdim=True) for name, m in means.items()}
+        means = {
+            name: torch.nn.functional.normalize(torch.randn(m.shape, generator=generator), dim=1).to(m)
+            * m.norm(dim=1, keepdim=True)
+            for name, m in means.items()
+        }
     length = sum(m.square().sum(1) for m in means.values()).sqrt()
-    if not length.min() > 0: raise ValueError(f"the two sides of the pairs of {list(rows)[int(length.argmin())]} have the same gradient, so they point nowhere; check the pairs")
+    if not length.min() > 0:
+        raise ValueError(
+            f"the two sides of the pairs of {list(rows)[int(length.argmin())]} have the same gradient, so they point nowhere; check the pairs"
+        )
     return {name: m / length[:, None] for name, m in means.items()}
 
 
@@ -50,7 +62,7 @@ def gradient_scores(
     "The largest of a rollout's products with the modes' directions."
     return sum(grads[name].float() @ d.T for name, d in directions.items()).amax(1)
 
-# %% ../../nbs/06_vhack/3_scores.ipynb #8c60b5e5
+# %% ../../nbs/06_vhack/3_scores.ipynb #158fb210
 @dataclass(frozen=True)
 class Detector:
     "Scores rollouts and flags those that score as a labelled hack does."
@@ -61,7 +73,10 @@ class Detector:
 
     def scores(self, model, adapter, encoded: Encoded, batch_size: int = 128) -> torch.Tensor:  # (B,) fp32 on the CPU
         "Each rollout's score, at the base model whatever the adapter has learnt; `batch_size` rollouts a backward."
-        with at_zero(adapter): return gradient_scores(sequence_gradients(model, adapter, encoded, "sum", batch_size), self.directions).cpu()
+        with at_zero(adapter):
+            return gradient_scores(
+                sequence_gradients(model, adapter, encoded, "sum", batch_size), self.directions
+            ).cpu()
 
     def flags(self, scores: torch.Tensor) -> torch.Tensor:  # (B,) bool
         return scores >= self.threshold

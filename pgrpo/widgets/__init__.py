@@ -3,10 +3,11 @@
 # %% auto #0
 __all__ = ['Stepper', 'TokenView', 'Inspector', 'Explorer', 'LiveView']
 
-# %% ../../nbs/10_widgets/9_widgets.ipynb #f3f8cb18
+# %% ../../nbs/10_widgets/9_widgets.ipynb #b5e39dcd
+from .explorer import Explorer
+from .inspector import Inspector
+from .live import LiveView
 from .stepper import Stepper
 from .tokens import TokenView
-from .inspector import Inspector
-from .explorer import Explorer
-from .live import LiveView
+
 _all_ = ["Stepper", "TokenView", "Inspector", "Explorer", "LiveView"]

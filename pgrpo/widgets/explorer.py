@@ -4,19 +4,19 @@
 __all__ = ['KINDS', 'kind', 'choose', 'shares', 'shares_figure', 'rollout_card', 'rollout_cards', 'prompt_history',
            'history_html', 'Explorer']
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #2c3dd47a
+# %% ../../nbs/10_widgets/7_explorer.ipynb #8f38d1b2
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
 
+from ..figures.plots import color, static
+from ..grader import extract_code
+from ..train import RunFolder
 from .figure import Plot
 from .frame import Twin, badge, box, card, cards, close_all, code, escape, ipw, style
-from ..grader import extract_code
-from ..figures.plots import color, static
-from ..train import RunFolder
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #77674e4e
+# %% ../../nbs/10_widgets/7_explorer.ipynb #2b7c8f44
 KINDS = ("solve", "other", "hack")  # from the bottom of a stack to its top
 
 
@@ -32,9 +32,15 @@ def choose(
     steps: tuple[int, int] | None = None,  # first and last; None: all
 ) -> list[Mapping]:
     "The lines that pass all filters, in their order."
-    return [l for l in lines if mode in ("any", l["mode"]) and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what)) and (steps is None or steps[0] <= l["step"] <= steps[1])]
+    return [
+        l
+        for l in lines
+        if mode in ("any", l["mode"])
+        and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what))
+        and (steps is None or steps[0] <= l["step"] <= steps[1])
+    ]
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #e73559ed
+# %% ../../nbs/10_widgets/7_explorer.ipynb #d708146d
 def shares(lines: Sequence[Mapping], columns: int = 24) -> list[dict]:
     "first, last, n and the share of each kind, for runs of neighbouring steps."
     steps = sorted({l["step"] for l in lines})
@@ -54,15 +60,28 @@ def shares_figure(
 ) -> go.Figure:
     "Stacked shares of solves, the rest and hacks over training."
     parts = shares(lines)
-    names = ["before" if p["first"] < 0 else str(p["first"]) + (f" to {p['last']}" if p["last"] > p["first"] else "") for p in parts]
-    fig = go.Figure([go.Bar(x=names, y=[p[k] for p in parts], name=k, marker_color=color("none" if k == "other" else k), customdata=[[p["n"], p["first"]] for p in parts],
-                            hovertemplate="step %{x}: %{y:.0%} of %{customdata[0]}<extra>" + k + "</extra>") for k in KINDS])
-    fig.update_layout(title_text=title, barmode="stack", bargap=0.08, width=760, height=340, legend=dict(traceorder="reversed"))
+    names = [
+        "before" if p["first"] < 0 else str(p["first"]) + (f" to {p['last']}" if p["last"] > p["first"] else "")
+        for p in parts
+    ]
+    fig = go.Figure(
+        [
+            go.Bar(
+                x=names, y=[p[k] for p in parts], name=k, marker_color=color("none" if k == "other" else k),
+                customdata=[[p["n"], p["first"]] for p in parts],
+                hovertemplate="step %{x}: %{y:.0%} of %{customdata[0]}<extra>" + k + "</extra>",
+            )
+            for k in KINDS
+        ]
+    )
+    fig.update_layout(
+        title_text=title, barmode="stack", bargap=0.08, width=760, height=340, legend=dict(traceorder="reversed")
+    )
     fig.update_xaxes(title_text="after step" if before else "step", type="category", nticks=12, tickangle=0)
     fig.update_yaxes(title_text="share of rollouts", tickformat=".0%", range=[0, 1])
     return fig
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #ab701bd9
+# %% ../../nbs/10_widgets/7_explorer.ipynb #31968984
 def rollout_card(line: Mapping, title: str, same_as: str = "") -> str:
     "One completion as HTML; `same_as` takes the place of a text that was shown already."
     what = kind(line)
@@ -72,19 +91,29 @@ def rollout_card(line: Mapping, title: str, same_as: str = "") -> str:
     if not line["format_ok"]: words.append(badge("no code", "none", line["detail"]))
     if line.get("teacher"): words.append(badge("teacher", "none", "a cached completion"))
     if line.get("deployed"): words.append(badge("deployed", "route", "without δS_hack"))
-    words.append(badge(f"reward {line['reward']:.2f}" + (f", A {line['advantage']:+.2f}" if "advantage" in line else "")))
+    words.append(
+        badge(f"reward {line['reward']:.2f}" + (f", A {line['advantage']:+.2f}" if "advantage" in line else ""))
+    )
     text = extract_code(line["completion"])
-    body = f'<span class="pg-faint">{escape(same_as)}</span>' if same_as else code(line["completion"] if text is None else text)
+    body = (
+        f'<span class="pg-faint">{escape(same_as)}</span>'
+        if same_as
+        else code(line["completion"] if text is None else text)
+    )
     return card(title, body, words, "none" if what == "other" else what)
 
 
 def rollout_cards(lines: Sequence[Mapping], limit: int = 12) -> str:
     "Logged rollouts as HTML, the first few of them."
     shown = [rollout_card(l, f"step {l['step']}, {l['mode']}") for l in lines[:limit]]
-    more = f'<p class="pg-faint">{len(lines)} in all; narrow the filter to see the others.</p>' if len(lines) > limit else ""
+    more = (
+        f'<p class="pg-faint">{len(lines)} in all; narrow the filter to see the others.</p>'
+        if len(lines) > limit
+        else ""
+    )
     return box(cards(shown), more) if shown else box('<p class="pg-faint">No logged rollout passes this filter.</p>')
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #cf562403
+# %% ../../nbs/10_widgets/7_explorer.ipynb #e88073d0
 def prompt_history(
     probes: Sequence[Mapping],  # of `RunFolder.probes`
     problem: str,               # an id; KeyError if it was never asked
@@ -92,7 +121,10 @@ def prompt_history(
 ) -> list[Mapping]:
     "The answers to one prompt, in order of steps."
     mine = [l for l in probes if l["problem"] == problem and l["deployed"] == deployed]
-    if not mine: raise KeyError(f"{problem!r} was not asked{' deployed' if deployed else ''}; the prompts are {', '.join(dict.fromkeys(l['problem'] for l in probes)) or 'none: train with probe_every above 0'}")
+    if not mine:
+        raise KeyError(
+            f"{problem!r} was not asked{' deployed' if deployed else ''}; the prompts are {', '.join(dict.fromkeys(l['problem'] for l in probes)) or 'none: train with probe_every above 0'}"
+        )
     return sorted(mine, key=lambda l: l["step"])
 
 
@@ -108,7 +140,7 @@ def history_html(answers: Sequence[Mapping], which: int = 0) -> str:  # which of
     asked = f'<p class="pg-faint">the prompt, mode {escape(answers[0]["mode"])}</p><pre class="pg-code">{escape(answers[0]["prompt"])}</pre>'
     return box(asked, cards(out))
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #2c1be0b0
+# %% ../../nbs/10_widgets/7_explorer.ipynb #6c913b19
 class Explorer(Twin, ipw.VBox):
     "The texts of finished runs: logged rollouts by mode and kind, or one prompt over training."
     def __init__(
@@ -118,24 +150,46 @@ class Explorer(Twin, ipw.VBox):
         runs = runs if isinstance(runs, Mapping) else {Path(runs).name: runs}
         self._lines = {name: (RunFolder(path).rollouts(), RunFolder(path).probes()) for name, path in runs.items()}
         empty = next((name for name, (rollouts, _) in self._lines.items() if not rollouts), None)
-        if empty is not None or not runs: raise ValueError(f"the run {empty} has logged no rollouts; train with log_rollouts above 0, into a folder" if runs else "there is no run to explore; give a folder")
+        if empty is not None or not runs:
+            raise ValueError(
+                f"the run {empty} has logged no rollouts; train with log_rollouts above 0, into a folder"
+                if runs
+                else "there is no run to explore; give a folder"
+            )
         fit = lambda label: dict(description=label, layout=dict(width="auto"), style=dict(description_width="initial"))
         rollouts, probes = next(iter(self._lines.values()))
         steps = sorted({l["step"] for l in rollouts})
         self.arm = ipw.Dropdown(options=list(self._lines), **fit("arm"))
-        self.view = ipw.Dropdown(options=[("logged rollouts", "rollouts"), *([("one prompt over training", "prompt")] if all(p for _, p in self._lines.values()) else [])], **fit("show"))
+        self.view = ipw.Dropdown(
+            options=[
+                ("logged rollouts", "rollouts"),
+                *([("one prompt over training", "prompt")] if all(p for _, p in self._lines.values()) else []),
+            ],
+            **fit("show"),
+        )
         self.mode = ipw.Dropdown(options=["any", *dict.fromkeys(l["mode"] for l in rollouts)], **fit("mode"))
         self.what = ipw.Dropdown(options=["any", "hack", "solve", "other", "attempted"], **fit("kind"))
-        self.steps = ipw.IntRangeSlider(value=(max(steps[0], steps[-1] - 4), steps[-1]), min=steps[0], max=steps[-1], description="steps", continuous_update=False, layout=dict(width="300px"), style=dict(description_width="initial"))
-        self.problem = ipw.Dropdown(options=[(l["mode"], l["problem"]) for l in {l["problem"]: l for l in probes}.values()], **fit("prompt of mode"))
+        self.steps = ipw.IntRangeSlider(
+            value=(max(steps[0], steps[-1] - 4), steps[-1]), min=steps[0], max=steps[-1], description="steps",
+            continuous_update=False, layout=dict(width="300px"), style=dict(description_width="initial"),
+        )
+        self.problem = ipw.Dropdown(
+            options=[(l["mode"], l["problem"]) for l in {l["problem"]: l for l in probes}.values()],
+            **fit("prompt of mode"),
+        )
         self.answer = ipw.Dropdown(options=[(str(i + 1), i) for i in range(4)], **fit("answer"))
-        self.deployed = ipw.Checkbox(value=False, description="deployed (without δS_hack)", indent=False, layout=dict(width="auto"))
+        self.deployed = ipw.Checkbox(
+            value=False, description="deployed (without δS_hack)", indent=False, layout=dict(width="auto")
+        )
         self._plot, self._texts = Plot(self.figure()), ipw.HTML(self.html())
-        self._controls = {"rollouts": (self.mode, self.what, self.steps), "prompt": (self.problem, self.answer, self.deployed)}
+        self._controls = {
+            "rollouts": (self.mode, self.what, self.steps), "prompt": (self.problem, self.answer, self.deployed),
+        }
         self._row = ipw.HBox()
         self._row.add_class("pgrpo-row")
         self._lay()
-        for control in (self.arm, self.view, *self._controls["rollouts"], *self._controls["prompt"]): control.observe(self._changed, "value")
+        for control in (self.arm, self.view, *self._controls["rollouts"], *self._controls["prompt"]):
+            control.observe(self._changed, "value")
         self._plot.observe(self._clicked, "clicked")
         super().__init__([ipw.HTML(style()), self._row, self._plot, self._texts])
         self.add_class("pgrpo-frame")
@@ -147,17 +201,30 @@ class Explorer(Twin, ipw.VBox):
     def chosen(self) -> list[Mapping]:
         "The logged rollouts, or the answers to the chosen prompt, that the controls leave."
         rollouts, probes = self._lines[self.arm.value]
-        if self.view.value == "prompt": return prompt_history(probes, self.problem.value, self.deployed.value and any(l["deployed"] for l in probes))
+        if self.view.value == "prompt":
+            return prompt_history(
+                probes, self.problem.value, self.deployed.value and any(l["deployed"] for l in probes)
+            )
         return choose(rollouts, self.mode.value, self.what.value, self.steps.value)
 
     def figure(self) -> go.Figure:
         "Shares over training: of all logged rollouts of the chosen mode, or of the answers to the chosen prompt."
-        if self.view.value == "prompt": return shares_figure(self.chosen(), f"{self.arm.value}: answers to one prompt of {self.chosen()[0]['mode']}", before=True)
-        return shares_figure(choose(self._lines[self.arm.value][0], self.mode.value), f"{self.arm.value}: what the logged rollouts{f' of {self.mode.value}' if self.mode.value != 'any' else ''} were")
+        if self.view.value == "prompt":
+            return shares_figure(
+                self.chosen(), f"{self.arm.value}: answers to one prompt of {self.chosen()[0]['mode']}", before=True
+            )
+        return shares_figure(
+            choose(self._lines[self.arm.value][0], self.mode.value),
+            f"{self.arm.value}: what the logged rollouts{f' of {self.mode.value}' if self.mode.value != 'any' else ''} were",
+        )
 
     def html(self) -> str:
         "The texts, as the controls have them."
-        return history_html(self.chosen(), self.answer.value) if self.view.value == "prompt" else rollout_cards(self.chosen())
+        return (
+            history_html(self.chosen(), self.answer.value)
+            if self.view.value == "prompt"
+            else rollout_cards(self.chosen())
+        )
 
     def _clicked(self, change):
         if self.view.value != "rollouts": return

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Plot', 'narrow', 'Plots']
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #a156c23b
+# %% ../../nbs/10_widgets/2_figure.ipynb #05a06634
 import json
 from collections.abc import Iterable
 
@@ -16,9 +16,10 @@ from ..figures.plots import describe
 try:
     import anywidget
     import traitlets
-except ImportError as e: raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
+except ImportError as e:
+    raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #5d006283
+# %% ../../nbs/10_widgets/2_figure.ipynb #70f61ff8
 _LOAD = """
 function load(code) {
   const inside = "const module = { exports: {} }, exports = module.exports, define = undefined;\\n" + code + "\\nexport default module.exports;";
@@ -83,15 +84,18 @@ class Plot(anywidget.AnyWidget):
         alt: str | None = None,  # what it says, for those who cannot see it; `describe(fig)` by default
     ):
         "Show another figure"
-        with self.hold_sync(): self.spec, self.alt, self.number = pio.to_json(fig, validate=False), alt or describe(fig), self.number + 1
+        with self.hold_sync():
+            self.spec, self.alt, self.number = pio.to_json(fig, validate=False), alt or describe(fig), self.number + 1
 
     @property
     def figure(self) -> dict:
         "What is shown, as plain data"
         return json.loads(self.spec)
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #86aba65a
-_RENDER_ALL = _LOAD + """
+# %% ../../nbs/10_widgets/2_figure.ipynb #49595d1e
+_RENDER_ALL = (
+    _LOAD
+    + """
 async function render({ model, el }) {
   const places = new Map();
   el.classList.add("pgrpo-plots");
@@ -132,6 +136,7 @@ async function render({ model, el }) {
 }
 export default { render };
 """
+)
 
 
 def narrow(fig: go.Figure) -> dict:
@@ -159,7 +164,9 @@ class Plots(anywidget.AnyWidget):
         figs: Iterable[go.Figure],
     ):
         "Show these and no others"
-        panel = lambda fig, spec: dict(spec=json.dumps(spec), alt=describe(fig), height=spec["layout"].get("height", 400))
+        panel = lambda fig, spec: dict(
+            spec=json.dumps(spec), alt=describe(fig), height=spec["layout"].get("height", 400)
+        )
         with self.hold_sync(): self.panels, self.number = [panel(fig, narrow(fig)) for fig in figs], self.number + 1
 
     @property

@@ -4,7 +4,7 @@
 __all__ = ['STOPPED', 'style', 'escape', 'badge', 'code', 'card', 'cards', 'table', 'tinted', 'box', 'Twin', 'sheet', 'palette',
            'alive', 'close_all', 'Stopped', 'sentence', 'answer_at_once', 'Work']
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #18452c54
+# %% ../../nbs/10_widgets/1_frame.ipynb #6bba2771
 import base64
 import html
 import io
@@ -23,9 +23,10 @@ try:
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
-except ImportError as e: raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
+except ImportError as e:
+    raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #4b557792
+# %% ../../nbs/10_widgets/1_frame.ipynb #932d92db
 _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
     "ink": ("--jp-content-font-color1", "--vscode-foreground", "#1f2328", "#e6edf3"),
     "faint": ("--jp-content-font-color2", "--vscode-descriptionForeground", "#59636e", "#9198a1"),
@@ -74,11 +75,14 @@ def style() -> str:
     "The style sheet of all widgets, as an HTML element to put first"
     theme = ";".join(f"--pg-{k}:var({jp},var({vs},var(--pg-own-{k})))" for k, (jp, vs, _, _) in _VARIABLES.items())
     own = lambda i: ";".join(f"--pg-own-{k}:{v[i]}" for k, v in _VARIABLES.items())
-    kinds = "".join(f".pgrpo .pg-is-{name}{{--pg-mark:{color(name)};--pg-tint:{tint(color(name), 0.16)}}}" for name in ("hack", "solve", "none", "erase", "route", "attempted"))
+    kinds = "".join(
+        f".pgrpo .pg-is-{name}{{--pg-mark:{color(name)};--pg-tint:{tint(color(name), 0.16)}}}"
+        for name in ("hack", "solve", "none", "erase", "route", "attempted")
+    )
     bad = f"--pg-bad:{color('hack')};--pg-bad-tint:{tint(color('hack'), 0.12)}"
     return f"<style>.pgrpo{{{own(2)};{theme};{bad}}}@media (prefers-color-scheme:dark){{.pgrpo{{{own(3)}}}}}{_RULES}{kinds}</style>"
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #338359a8
+# %% ../../nbs/10_widgets/1_frame.ipynb #518d1a08
 def escape(text) -> str: return html.escape(str(text))
 
 
@@ -127,14 +131,16 @@ def tinted(
     hints: Iterable[str],                 # for each what is shown on hovering
 ) -> str:
     "Text with a coloured ground under each part; line breaks are marked, so that they can be hovered over"
-    span = lambda text, shade, hint: f'<span style="background:{tint(shade[0], round(0.7 * shade[1], 3))}" title="{escape(hint)}">{escape(text)}</span>'
+    span = lambda text, shade, hint: (
+        f'<span style="background:{tint(shade[0], round(0.7 * shade[1], 3))}" title="{escape(hint)}">{escape(text)}</span>'
+    )
     visible = lambda text: text.replace("\n", "⏎\n")
     return f'<pre class="pg-code pg-tokens">{"".join(span(visible(p), s, h) for p, s, h in zip(pieces, shades, hints, strict=True))}</pre>'
 
 
 def box(*parts: str) -> str: return f'<div class="pgrpo">{"".join(parts)}</div>'
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #6cc653c8
+# %% ../../nbs/10_widgets/1_frame.ipynb #b49e398a
 class Twin:
     "Mixed into a widget: `picture` gives its PNG and `describe` its sentence"
     def picture(self) -> bytes: raise NotImplementedError
@@ -144,8 +150,13 @@ class Twin:
         png = self.picture()
         width, height = struct.unpack(">II", png[16:24])
         scale = max(1, width / 1000)
-        bundle = {**super()._repr_mimebundle_(**kwargs), "image/png": base64.b64encode(png).decode(), "text/plain": self.describe()}
-        return bundle, {"image/png": {"width": round(width / scale), "height": round(height / scale), "alt": self.describe()}}
+        bundle = {
+            **super()._repr_mimebundle_(**kwargs), "image/png": base64.b64encode(png).decode(),
+            "text/plain": self.describe(),
+        }
+        return bundle, {
+            "image/png": {"width": round(width / scale), "height": round(height / scale), "alt": self.describe()}
+        }
 
 
 def sheet(
@@ -170,7 +181,7 @@ def palette(picture: Image.Image) -> bytes:
     picture.convert("RGBA").quantize(256, method=Image.Quantize.FASTOCTREE).save(out, "png", optimize=True)
     return out.getvalue()
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #935534d5
+# %% ../../nbs/10_widgets/1_frame.ipynb #ddb5f45e
 def alive() -> set[str]:
     "The ids of all widgets that are open in this process"
     return set(ipw.widgets.widget._instances)
@@ -178,13 +189,18 @@ def alive() -> set[str]:
 
 def close_all(widget: ipw.Widget) -> None:
     "Close a widget and every widget that it holds, layouts and styles included"
-    held = [v for name in widget.keys for v in (lambda v: v if isinstance(v, (tuple, list)) else (v,))(getattr(widget, name)) if isinstance(v, ipw.Widget)]
+    held = [
+        v
+        for name in widget.keys
+        for v in (lambda v: v if isinstance(v, (tuple, list)) else (v,))(getattr(widget, name))
+        if isinstance(v, ipw.Widget)
+    ]
     widget.unobserve_all()
     ipw.Widget.close(widget)
     for inner in held:
         if inner.comm is not None: close_all(inner)
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #e9911e11
+# %% ../../nbs/10_widgets/1_frame.ipynb #357856f4
 class Stopped(Exception): "Raised by `tick` in work that is to stop"
 
 
@@ -196,7 +212,8 @@ def sentence(error: BaseException) -> str:
 
 def answer_at_once(widget: ipw.Widget) -> None:
     "Have a widget's messages handled while a cell runs, where the front end sends them to a thread of their own"
-    if widget.comm is not None: vars(widget.comm).pop("_reply_subshell_id", None)  # ipykernel 7.4: send replies to where the widget was made, which is the busy cell
+    # ipykernel 7.4: send replies to where the widget was made, which is the busy cell
+    if widget.comm is not None: vars(widget.comm).pop("_reply_subshell_id", None)
 
 
 _ONE = threading.RLock()  # one piece of work at a time
@@ -222,7 +239,13 @@ class Work:
 
     def say(self, text: str, error: bool = False):
         "Show a sentence"
-        self.note.value = box(f'<span role="{"alert" if error else "status"}" class="{"pg-error" if error else "pg-faint"}">{escape(text)}</span>') if text else ""
+        self.note.value = (
+            box(
+                f'<span role="{"alert" if error else "status"}" class="{"pg-error" if error else "pg-faint"}">{escape(text)}</span>'
+            )
+            if text
+            else ""
+        )
 
     def tick(self, share: float, text: str = ""):  # share: 0 to 1
         "Show how far the work is. Raises Stopped if it was asked to stop"
@@ -247,7 +270,9 @@ class Work:
     ):
         "Do the work in the background; work that is still going on is stopped first"
         self.stop()
-        self._thread = threading.Thread(target=self._guarded, args=(job, then, otherwise), name="pgrpo work", daemon=True)
+        self._thread = threading.Thread(
+            target=self._guarded, args=(job, then, otherwise), name="pgrpo work", daemon=True
+        )
         self._thread.start()
 
     def stop(self):

@@ -4,7 +4,7 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #c9ef3273
+# %% ../../nbs/10_widgets/6_inspector.ipynb #f67ead82
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ import torch
 from plotly.subplots import make_subplots
 
 from ..adapter import wrap
-from .figure import Plot
-from .frame import Twin, box, close_all, escape, ipw, style
-from ..grpo.magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from ..figures.plots import INK, color, static
+from ..grpo.magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from ..projection import hack_share, null_cin
 from ..train import RunFolder, read_checkpoint, run_pairs, run_policy
 from ..vhack import VHack, pair_gradients
+from .figure import Plot
+from .frame import Twin, box, close_all, escape, ipw, style
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #861ef045
+# %% ../../nbs/10_widgets/6_inspector.ipynb #ad4460fe
 @dataclass(frozen=True)
 class Record:
     "One arm: measured steps, and what stays the same. What is not known is empty."
@@ -54,7 +54,10 @@ def record_update(
     "An update that was just made, as an arm of one step."
     seen = measure(done, adapter, vhack.V, step, **gate)
     host = lambda tensors: {n: t.detach().cpu() for n, t in tensors.items()}
-    return Record(arm, (step,), lambda _: seen, host(vhack.V), host(vhack.S), {n: m.S.detach().cpu() for n, m in adapter.items()}, pairs or {}, tuple(pair_modes))
+    return Record(
+        arm, (step,), lambda _: seen, host(vhack.V), host(vhack.S), {n: m.S.detach().cpu() for n, m in adapter.items()},
+        pairs or {}, tuple(pair_modes),
+    )
 
 
 def record_run(
@@ -64,16 +67,28 @@ def record_run(
     "A run's folder as an arm: the measured steps, and V as the last checkpoint has it. ValueError where there is nothing to look at."
     folder = RunFolder(run)
     config, files = folder.config(), folder.modules()
-    if not files: raise ValueError(f"{run} has no measured steps; train with log_modules above 0, and for at least one step that has a gradient")
-    if not folder.checkpoint_file.exists(): raise ValueError(f"{run} has no checkpoint yet, so there is no V to look at; wait for the first, or lower checkpoint_every")
+    if not files:
+        raise ValueError(
+            f"{run} has no measured steps; train with log_modules above 0, and for at least one step that has a gradient"
+        )
+    if not folder.checkpoint_file.exists():
+        raise ValueError(
+            f"{run} has no checkpoint yet, so there is no V to look at; wait for the first, or lower checkpoint_every"
+        )
     vhack = VHack(**read_checkpoint(folder.checkpoint_file)["vhack"])
     spectra, shares, modes = {}, {}, ()
     if model:
-        policy, tokenizer = run_policy(config if torch.cuda.is_available() else replace(config, device="cpu"))  # a run may be looked at where there is no GPU
+        # a run may be looked at where there is no GPU
+        policy, tokenizer = run_policy(config if torch.cuda.is_available() else replace(config, device="cpu"))
         adapter, pairs = wrap(policy, rank=config.rank), run_pairs(config)
         spectra = {n: m.S.detach().cpu() for n, m in adapter.items()}
-        shares, modes = pair_shares(policy, tokenizer, adapter, vhack.to(policy.device), pairs), tuple(p.mode for p in pairs)
-    return Record(config.arm, tuple(files), lru_cache(8)(lambda step: load_magnitudes(files[step])), vhack.V, vhack.S, spectra, shares, modes)
+        shares, modes = (
+            pair_shares(policy, tokenizer, adapter, vhack.to(policy.device), pairs), tuple(p.mode for p in pairs),
+        )
+    return Record(
+        config.arm, tuple(files), lru_cache(8)(lambda step: load_magnitudes(files[step])), vhack.V, vhack.S, spectra,
+        shares, modes,
+    )
 
 # %% ../../nbs/10_widgets/6_inspector.ipynb #6ad64328
 def grid(
@@ -92,7 +107,7 @@ def nulls(seen: Magnitudes) -> dict[str, float]:  # module → cin of a random b
     "sqrt(k / 2r) of every module that has a basis."
     return {name: null_cin(len(c), len(seen.before[name])) for name, c in seen.coef.items()}
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #801cc79a
+# %% ../../nbs/10_widgets/6_inspector.ipynb #5fb22618
 LABELS = {
     "cin": ("hack-ward share of g (cin)", "cin", ".0%"),
     "cout": ("hack-ward share of g after the gate (cout)", "cout", ".0%"),
@@ -105,16 +120,17 @@ LABELS = {
 
 def module_map(
     seen: Magnitudes,
-    quantity: str = "cin",      # of `QUANTITIES`
-    source: str = "all",        # of `seen.sources`
-    top: float | None = None,   # where the colours end; None: at the largest value. Shares end at 1, or at what is given
+    quantity: str = "cin",  # of `QUANTITIES`
+    source: str = "all",  # of `seen.sources`
+    top: float | None = None,  # where the colours end; None: at the largest value. Shares end at 1, or at what is given
     chosen: str | None = None,  # a module to mark
     arm: str = "",
 ) -> go.Figure:
     "Module × layer, one quantity as colour. KeyError for an unknown quantity, source or module."
     values, places = seen.of(quantity, source).tolist(), grid(seen.modules)
     rows, columns = list(dict.fromkeys(r for r, _ in places.values())), sorted({c for _, c in places.values()})
-    if chosen is not None and chosen not in places: raise KeyError(f"there is no module {chosen!r}; the first is {seen.modules[0]}")
+    if chosen is not None and chosen not in places:
+        raise KeyError(f"there is no module {chosen!r}; the first is {seen.modules[0]}")
     z, custom = ([[None] * len(columns) for _ in rows] for _ in "zc")
     line, (words, symbol, form) = nulls(seen), LABELS[quantity]
     weak, bare = [], []
@@ -122,39 +138,79 @@ def module_map(
         r, c = rows.index(places[name][0]), columns.index(places[name][1])
         known, null = value == value, line.get(name)
         z[r][c] = value if known else None
-        custom[r][c] = [name, "no V" if not known else f"a random V would have {null:.1%}" if quantity in ("cin", "cout") else ""]
+        custom[r][c] = [
+            name, "no V" if not known else f"a random V would have {null:.1%}" if quantity in ("cin", "cout") else "",
+        ]
         if not known: bare.append((c, r))
         elif quantity == "cin" and value <= null: weak.append((c, r))
     known = [v for v in values if v == v]
     top = (max(known, default=0) if top is None else top) or 1.0
-    fig = go.Figure(go.Heatmap(z=z, x=[str(c) for c in columns], y=rows, zmin=0, zmax=top, customdata=custom, name=quantity, colorbar=dict(title_text=symbol, tickformat=form, x=1.01),
-                               hovertemplate="%{customdata[0]}<br>" + symbol + " %{z:" + (".3g" if form.endswith(("e", "f")) else form) + "}<br>%{customdata[1]}<extra></extra>"))
-    for at, mark, label in ((weak, "circle", "not above its random line"), (bare, "square-open", "no V"), ([(columns.index(places[chosen][1]), rows.index(places[chosen][0]))] if chosen else [], "circle-open", "chosen")):
+    fig = go.Figure(
+        go.Heatmap(
+            z=z, x=[str(c) for c in columns], y=rows, zmin=0, zmax=top, customdata=custom, name=quantity,
+            colorbar=dict(title_text=symbol, tickformat=form, x=1.01),
+            hovertemplate="%{customdata[0]}<br>"
+            + symbol
+            + " %{z:"
+            + (".3g" if form.endswith(("e", "f")) else form)
+            + "}<br>%{customdata[1]}<extra></extra>",
+        )
+    )
+    for at, mark, label in (
+        (weak, "circle", "not above its random line"), (bare, "square-open", "no V"),
+        (
+            [(columns.index(places[chosen][1]), rows.index(places[chosen][0]))] if chosen else [], "circle-open",
+            "chosen",
+        ),
+    ):
         small = max(3, min(6, 300 // len(columns)))
-        fig.add_scatter(x=[str(columns[c]) for c, _ in at], y=[rows[r] for _, r in at], mode="markers", name=label, hoverinfo="skip",
-                        marker=dict(symbol=mark, size=small if mark != "circle-open" else 13, color=INK if mark != "circle-open" else color("erase"), line=dict(width=3 if mark == "circle-open" else 0, color=color("erase"))), showlegend=bool(at))
-    fig.update_xaxes(title_text="layer", type="category", categoryarray=[str(c) for c in columns], showgrid=False, tickangle=0)
+        fig.add_scatter(
+            x=[str(columns[c]) for c, _ in at], y=[rows[r] for _, r in at], mode="markers", name=label,
+            hoverinfo="skip",
+            marker=dict(
+                symbol=mark, size=small if mark != "circle-open" else 13,
+                color=INK if mark != "circle-open" else color("erase"),
+                line=dict(width=3 if mark == "circle-open" else 0, color=color("erase")),
+            ),
+            showlegend=bool(at),
+        )
+    fig.update_xaxes(
+        title_text="layer", type="category", categoryarray=[str(c) for c in columns], showgrid=False, tickangle=0
+    )
     fig.update_yaxes(autorange="reversed", type="category", categoryarray=rows, showgrid=False)
     whose = "" if quantity.startswith("delta") or source == "all" else f", {source} alone"
-    fig.update_layout(title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=760, height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen), margin=dict(b=80))
+    fig.update_layout(
+        title_text=f"{arm + ', s' if arm else 'S'}tep {seen.step}: {words}{whose}", width=760,
+        height=130 + 34 * len(rows), legend=dict(orientation="h", y=-0.25), showlegend=bool(weak or bare or chosen),
+        margin=dict(b=80),
+    )
     return fig
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #9f057b07
-_TITLES = ("coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W", "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖")
+# %% ../../nbs/10_widgets/6_inspector.ipynb #473ccf37
+_TITLES = (
+    "coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W",
+    "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖",
+)
 
 
 @lru_cache(1)
 def _panels() -> dict:
     "The layout of the six panels, which is the slow part of making them."
     fig = make_subplots(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
-    for (row, col), x, y, form in (((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"), ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
-                                   ((3, 1), "share of ‖d‖", "", None), ((3, 2), "rollout of the batch", "in units of g", ".1e")):
+    for (row, col), x, y, form in (
+        ((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"),
+        ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
+        ((3, 1), "share of ‖d‖", "", None), ((3, 2), "rollout of the batch", "in units of g", ".1e"),
+    ):
         fig.update_xaxes(title_text=x, automargin=False, row=row, col=col)
         fig.update_yaxes(title_text=y, automargin=False, tickformat=form, row=row, col=col)
     fig.update_xaxes(dtick=1, row=1)
     fig.update_yaxes(range=[0, 1.02], row=2, col=1)
     fig.update_xaxes(tickformat=".0%", range=[0, 1.02], row=3, col=1)
-    fig.update_layout(width=800, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07), margin=dict(l=105, r=25, t=75, b=95))
+    fig.update_layout(
+        width=800, height=860, barmode="overlay", font_size=12, legend=dict(orientation="h", y=-0.07),
+        margin=dict(l=105, r=25, t=75, b=95),
+    )
     return fig.update_annotations(font_size=12.5).to_plotly_json()["layout"]
 
 
@@ -171,29 +227,55 @@ def module_figure(
     few = slice((r - 1) % (1 + r // 256), None, 1 + r // 256)  # of two smooth curves; the last point is among them
     hack, grey, arm = color("hack"), color("none"), color("erase" if record.arm == "none" else record.arm)
     column = seen.rollouts[:, seen.modules.index(name)].tolist() if len(c) else []
-    line = lambda i, x, y, name, dash="solid", colour=grey, width=1.5, **more: dict(type="scatter", x=x, y=y, mode="lines", name=name, line=dict(color=colour, dash=dash, width=width), xaxis=f"x{i}", yaxis=f"y{i}", **more)
-    bars = lambda i, x, y, name, colour, **more: dict(type="bar", x=x, y=y, name=name, marker=dict(color=colour), xaxis=f"x{i}", yaxis=f"y{i}", **more)
+    line = lambda i, x, y, name, dash="solid", colour=grey, width=1.5, **more: dict(
+        type="scatter", x=x, y=y, mode="lines", name=name, line=dict(color=colour, dash=dash, width=width),
+        xaxis=f"x{i}", yaxis=f"y{i}", **more,
+    )
+    bars = lambda i, x, y, name, colour, **more: dict(
+        type="bar", x=x, y=y, name=name, marker=dict(color=colour), xaxis=f"x{i}", yaxis=f"y{i}", **more
+    )
     ends = list(dict.fromkeys(modes)) if len(c) else []
     data = [
-        bars("", list(range(1, len(c) + 1)), c.tolist(), "c", [hack if x > 0 else grey for x in c.tolist()], showlegend=False),
+        bars(
+            "", list(range(1, len(c) + 1)), c.tolist(), "c", [hack if x > 0 else grey for x in c.tolist()],
+            showlegend=False,
+        ),
         bars(2, list(range(1, len(S) + 1)), S.tolist(), "S", grey, showlegend=False),
         line(3, index[few], none if sigma is None else (sigma / sigma[0]).numpy()[few], "Σ / Σ₁"),
-        line(3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V", colour=hack),
+        line(
+            3, index[few], none if V is None else (V.square().sum(0) / len(V)).cumsum(0).numpy()[few], "energy of V",
+            colour=hack,
+        ),
         line(3, [0, r], [0, 1], "random V", "dot", color("random")),
-        line(4, index, seen.before[name].numpy(), "g", width=3.5, showlegend=False),  # wide, so that it shows behind g' where the two are one
+        line(
+            4, index, seen.before[name].numpy(), "g", width=3.5, showlegend=False
+        ),  # wide, so that it shows behind g' where the two are one
         line(4, index, seen.after[name].numpy(), "g'", colour=arm, width=1.2, showlegend=False),
-        dict(type="scatter", x=shares, y=modes, mode="markers", name="pair", marker=dict(symbol="circle-open", color=hack), showlegend=False, xaxis="x5", yaxis="y5"),
-        line(5, [nulls(seen)[name]] * len(ends) if ends else [], ends, "random V", "dot", color("random"), showlegend=False)]
+        dict(
+            type="scatter", x=shares, y=modes, mode="markers", name="pair",
+            marker=dict(symbol="circle-open", color=hack), showlegend=False, xaxis="x5", yaxis="y5",
+        ),
+        line(
+            5, [nulls(seen)[name]] * len(ends) if ends else [], ends, "random V", "dot", color("random"),
+            showlegend=False,
+        ),
+    ]
     for kind in ("hack", "solve", "other"):
         mine = [(a["row"], y) for a, y in zip(seen.about, column) if a["kind"] == kind]
-        data.append(bars(6, [x for x, _ in mine], [y for _, y in mine], kind, color("none" if kind == "other" else kind), width=0.9, offsetgroup="rollouts"))
+        data.append(
+            bars(
+                6, [x for x, _ in mine], [y for _, y in mine], kind, color("none" if kind == "other" else kind),
+                width=0.9, offsetgroup="rollouts",
+            )
+        )
     fig = go.Figure(dict(data=data, layout=_panels()))
     fig.layout.xaxis3.range = [-0.04 * r, 1.01 * r]  # the two zeros beside each other
     there = (len(c), len(S), V is not None and sigma is not None, True, shares, len(c))
-    for note, title, known in zip(fig.layout.annotations, _TITLES, there): note.text = title if known else f"{title}: not known here"
+    for note, title, known in zip(fig.layout.annotations, _TITLES, there):
+        note.text = title if known else f"{title}: not known here"
     return fig.update_layout(title_text=f"{name}, step {seen.step}")
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #48fd1eea
+# %% ../../nbs/10_widgets/6_inspector.ipynb #b02394cf
 class Inspector(Twin, ipw.VBox):
     "Where an update or a run was hack-ward, module by module."
     def __init__(
@@ -209,13 +291,22 @@ class Inspector(Twin, ipw.VBox):
         self._tops = {}
         fit = dict(layout=dict(width="auto"), style=dict(description_width="initial"))
         self.arm = ipw.Dropdown(options=list(self._arms), description="arm", **fit)
-        self.quantity = ipw.Dropdown(options=[(LABELS[q][1], q) for q in QUANTITIES], value=quantity, description="quantity", **fit)
+        self.quantity = ipw.Dropdown(
+            options=[(LABELS[q][1], q) for q in QUANTITIES], value=quantity, description="quantity", **fit
+        )
         self.source = ipw.Dropdown(options=seen.sources, description="gradient of", **fit)
-        self.step = ipw.SelectionSlider(options=first.steps, value=first.steps[-1], description="step", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="initial"))
-        self.module = ipw.Dropdown(options=seen.modules, value=module or seen.modules[int(seen.of("removed").nan_to_num().argmax())], description="module", layout=dict(width="auto", max_width="100%"), style=dict(description_width="initial"))
+        self.step = ipw.SelectionSlider(
+            options=first.steps, value=first.steps[-1], description="step", continuous_update=False,
+            layout=dict(width="260px"), style=dict(description_width="initial"),
+        )
+        self.module = ipw.Dropdown(
+            options=seen.modules, value=module or seen.modules[int(seen.of("removed").nan_to_num().argmax())],
+            description="module", layout=dict(width="auto", max_width="100%"), style=dict(description_width="initial"),
+        )
         self._map, self._inside, self._facts = Plot(self.map()), Plot(self.inside(), least=620), ipw.HTML(self._say())
         self._map.observe(self._clicked, "clicked")
-        for control in (self.arm, self.quantity, self.source, self.step, self.module): control.observe(self._changed, "value")
+        for control in (self.arm, self.quantity, self.source, self.step, self.module):
+            control.observe(self._changed, "value")
         controls = ipw.HBox([self.arm, self.step, self.quantity, self.source, self.module])
         controls.add_class("pgrpo-row")
         super().__init__([ipw.HTML(style()), controls, self._map, self._facts, self._inside])
@@ -228,12 +319,18 @@ class Inspector(Twin, ipw.VBox):
     def seen(self) -> Magnitudes: return self.record.at(self.step.value)
 
     def _top(self, quantity):
-        if quantity not in self._tops: self._tops[quantity] = max(float(r.at(s).values[quantity].nan_to_num().max()) for r in self._arms.values() for s in r.steps)
+        if quantity not in self._tops:
+            self._tops[quantity] = max(
+                float(r.at(s).values[quantity].nan_to_num().max()) for r in self._arms.values() for s in r.steps
+            )
         return self._tops[quantity]
 
     def map(self) -> go.Figure:
         "The map as the controls have it."
-        return module_map(self.seen, self.quantity.value, self.source.value, self._top(self.quantity.value), self.module.value, self.arm.value)
+        return module_map(
+            self.seen, self.quantity.value, self.source.value, self._top(self.quantity.value), self.module.value,
+            self.arm.value,
+        )
 
     def inside(self) -> go.Figure:
         "The chosen module as the controls have it."
@@ -247,8 +344,15 @@ class Inspector(Twin, ipw.VBox):
         seen, name = self.seen, self.module.value
         at, line = seen.modules.index(name), nulls(seen).get(name)
         cell = lambda q: "–" if (x := float(seen.of(q, self.source.value)[at])) != x else format(x, LABELS[q][2])
-        facts = [f"{len(seen.coef.get(name, ()))} directions of {len(seen.before[name])}", *([f"random V {line:.1%}"] if line else []), *(f"{LABELS[q][1]} {cell(q)}" for q in QUANTITIES)]
-        return box(f"<p><strong>{escape(name)}</strong>, step {seen.step}, gradient of {escape(self.source.value)}: " + " · ".join(f'<span style="white-space:nowrap">{escape(f)}</span>' for f in facts) + "</p>")
+        facts = [
+            f"{len(seen.coef.get(name, ()))} directions of {len(seen.before[name])}",
+            *([f"random V {line:.1%}"] if line else []), *(f"{LABELS[q][1]} {cell(q)}" for q in QUANTITIES),
+        ]
+        return box(
+            f"<p><strong>{escape(name)}</strong>, step {seen.step}, gradient of {escape(self.source.value)}: "
+            + " · ".join(f'<span style="white-space:nowrap">{escape(f)}</span>' for f in facts)
+            + "</p>"
+        )
 
     def _clicked(self, change):
         place = change.new["y"], int(change.new["x"])
@@ -257,10 +361,14 @@ class Inspector(Twin, ipw.VBox):
 
     def _changed(self, change):
         if change.owner is self.arm:
-            with self.step.hold_trait_notifications(): self.step.options, self.step.value = self.record.steps, min(self.record.steps, key=lambda s: abs(s - self.step.value))
+            with self.step.hold_trait_notifications():
+                self.step.options, self.step.value = (
+                    self.record.steps, min(self.record.steps, key=lambda s: abs(s - self.step.value)),
+                )
         if change.owner in (self.arm, self.step) and self.source.options != self.seen.sources:
             kept = self.source.value
-            with self.source.hold_trait_notifications(): self.source.options, self.source.value = self.seen.sources, kept if kept in self.seen.sources else "all"
+            with self.source.hold_trait_notifications():
+                self.source.options, self.source.value = self.seen.sources, kept if kept in self.seen.sources else "all"
         self.source.disabled = self.quantity.value.startswith("delta")
         if change.owner in (self.arm, self.step, self.module): self._inside.show(self.inside())
         self._map.show(self.map())

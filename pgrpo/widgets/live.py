@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PANELS', 'live_figure', 'interrupt_asks', 'Watched', 'LiveView', 'train_live']
 
-# %% ../../nbs/10_widgets/8_live.ipynb #0a920059
+# %% ../../nbs/10_widgets/8_live.ipynb #4e71e33e
 import signal
 import sys
 import threading
@@ -18,13 +18,16 @@ import plotly.io as pio
 from plotly.subplots import make_subplots
 
 from ..config import Config
-from .figure import Plot
-from .frame import Stopped, Twin, Work, close_all, ipw, style
 from ..figures.plots import color, dash, static
 from ..train import RunFolder, Trainer, save_checkpoint
+from .figure import Plot
+from .frame import Stopped, Twin, Work, close_all, ipw, style
 
-# %% ../../nbs/10_widgets/8_live.ipynb #6575392f
-PANELS = (("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"), ("cin", "hack-ward share of g (cin)"), ("cout_update", "hack-ward share of the step (cout_update)"))
+# %% ../../nbs/10_widgets/8_live.ipynb #a68b48c7
+PANELS = (
+    ("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"), ("cin", "hack-ward share of g (cin)"),
+    ("cout_update", "hack-ward share of the step (cout_update)"),
+)
 
 
 def live_figure(
@@ -33,24 +36,41 @@ def live_figure(
     smooth: int = 1,                        # steps that a point of the first two panels is the mean of
 ) -> go.Figure:
     "The four curves that matter, of every arm, against the step."
-    fig, spare = make_subplots(2, 2, subplot_titles=[title for _, title in PANELS], vertical_spacing=0.2, horizontal_spacing=0.1), iter(pio.templates["pgrpo"].layout.colorway * 9)
+    fig, spare = (
+        make_subplots(
+            2, 2, subplot_titles=[title for _, title in PANELS], vertical_spacing=0.2, horizontal_spacing=0.1
+        ),
+        iter(pio.templates["pgrpo"].layout.colorway * 9),
+    )
     for arm, mine in rows.items():
         try: look = dict(color=color(arm), dash=dash(arm))
         except ValueError: look = dict(color=next(spare), dash="solid")
         for i, (key, _) in enumerate(PANELS):
             points = [(r["step"], r[key]) for r in mine if r.get(key) is not None]
             y = [v for _, v in points]
-            if i < 2: y = [sum(y[max(0, j - smooth + 1):j + 1]) / len(y[max(0, j - smooth + 1):j + 1]) for j in range(len(y))]
-            fig.add_scatter(x=[s for s, _ in points], y=y, mode="lines", name=arm, legendgroup=arm, showlegend=i == 0, line=dict(width=2.5, **look), row=i // 2 + 1, col=i % 2 + 1)
+            if i < 2:
+                y = [
+                    sum(y[max(0, j - smooth + 1) : j + 1]) / len(y[max(0, j - smooth + 1) : j + 1])
+                    for j in range(len(y))
+                ]
+            fig.add_scatter(
+                x=[s for s, _ in points], y=y, mode="lines", name=arm, legendgroup=arm, showlegend=i == 0,
+                line=dict(width=2.5, **look), row=i // 2 + 1, col=i % 2 + 1,
+            )
     longest = max(rows.values(), key=len, default=())
     null = [(r["step"], r["cin_null"]) for r in longest if "cin_null" in r]
     for col in (1, 2):
-        fig.add_scatter(x=[s for s, _ in null], y=[v for _, v in null], mode="lines", name="random V", legendgroup="random V", showlegend=col == 1 and bool(null), line=dict(color=color("random"), dash="dot", width=1.5), row=2, col=col)
+        fig.add_scatter(
+            x=[s for s, _ in null], y=[v for _, v in null], mode="lines", name="random V", legendgroup="random V",
+            showlegend=col == 1 and bool(null), line=dict(color=color("random"), dash="dot", width=1.5), row=2, col=col,
+        )
     fig.update_xaxes(title_text="step", range=[-0.05 * max(steps - 1, 1), max(steps - 1, 1)])
     fig.update_yaxes(tickformat=".0%", range=[0, 1.02])
     fig.update_yaxes(title_text="share of rollouts", row=1, col=1)
     fig.update_yaxes(title_text="share of the norm", row=2, col=1)
-    fig.update_layout(title_text="Training, step by step", width=800, height=560, legend=dict(orientation="h", y=-0.13), font_size=12)
+    fig.update_layout(
+        title_text="Training, step by step", width=800, height=560, legend=dict(orientation="h", y=-0.13), font_size=12
+    )
     return fig.update_annotations(font_size=12.5)
 
 # %% ../../nbs/10_widgets/8_live.ipynb #20bb3bfd
@@ -66,7 +86,7 @@ def interrupt_asks(asked: threading.Event):
     try: yield
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/10_widgets/8_live.ipynb #e9afde87
+# %% ../../nbs/10_widgets/8_live.ipynb #05a4abba
 @dataclass(frozen=True)
 class Watched:
     "What watched training came to."
@@ -98,7 +118,14 @@ class LiveView(Twin, ipw.VBox):
         self._drawn = time.monotonic()
 
     def picture(self) -> bytes: return static(self.figure())
-    def describe(self) -> str: return "Training: " + (", ".join(f"{arm} {len(mine)} steps, hack {mine[-1]['hack_s']:.0%}" for arm, mine in self.rows.items() if mine) or "nothing yet")
+
+    def describe(self) -> str:
+        return "Training: " + (
+            ", ".join(
+                f"{arm} {len(mine)} steps, hack {mine[-1]['hack_s']:.0%}" for arm, mine in self.rows.items() if mine
+            )
+            or "nothing yet"
+        )
 
     def close(self):
         "Close the widget and all in it."
@@ -118,7 +145,11 @@ def _only_view(shell, view):
 
 
 def _words(name, row, steps):
-    figures = [f"{label} {row[key]:.2f}" for label, key in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin")) if key in row]
+    figures = [
+        f"{label} {row[key]:.2f}"
+        for label, key in (("reward", "reward"), ("hack", "hack_s"), ("solve", "solve_s"), ("cin", "cin"))
+        if key in row
+    ]
     return f"{name}: step {row['step'] + 1} of {steps}, " + ", ".join(figures)
 
 
@@ -155,7 +186,8 @@ def train_live(
         asked = threading.Event()
         def printed(name, row):
             steps = runs[name].steps
-            if row["step"] % max(1, steps // 10) == 0 or row["step"] + 1 == steps: print(_words(name, row, steps), flush=True)
+            if row["step"] % max(1, steps // 10) == 0 or row["step"] + 1 == steps:
+                print(_words(name, row, steps), flush=True)
             if asked.is_set(): raise Stopped
         with interrupt_asks(asked):
             try: _train_all(runs, folder, rows, summaries, printed)
@@ -176,6 +208,8 @@ def train_live(
         try: view.work.run(job)
         except Stopped: stopped = True
     view.draw()
-    view.work.say(f"Stopped; {'the same call goes on from here.' if folder else 'nothing was written.'}" if stopped else "Done.")
+    view.work.say(
+        f"Stopped; {'the same call goes on from here.' if folder else 'nothing was written.'}" if stopped else "Done."
+    )
     handle.update(view)  # the stored picture shows what there is now
     return Watched(rows, summaries, stopped)

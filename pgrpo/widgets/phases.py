@@ -5,21 +5,21 @@ __all__ = ['KINDS', 'kind', 'tone', 'prompt_names', 'outcome_figure', 'advantage
            'cin_figure', 'removed_figure', 'moved_figure', 'cout_figure', 'pairs_figure', 'rollouts_figure', 'says',
            'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #85bae755
+# %% ../../nbs/10_widgets/3_phases.ipynb #a4d49246
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 import torch
 
-from .frame import badge, card, cards, code, escape, tinted
+from ..figures.plots import INK, color
 from ..grader import Grade, extract_code, fenced
 from ..grpo import Rollouts
-from ..figures.plots import INK, color
 from ..problems import LEVERS, Problem
 from ..projection import null_cin
 from ..train.trace import PHASES, Backward, Compared, Effect, Intervention, Settings, norms
+from .frame import badge, card, cards, code, escape, tinted
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #f64ba115
+# %% ../../nbs/10_widgets/3_phases.ipynb #4dc85a1a
 KINDS = ("solve", "hack", "neither")
 
 def kind(grade: Grade) -> str: return "hack" if grade.exploited else "solve" if grade.gt_correct else "neither"
@@ -34,72 +34,133 @@ def prompt_names(rollouts: Rollouts) -> list[str]:
 def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
     "How many rollouts of each prompt solved, hacked, did neither"
     names = prompt_names(rollouts)
-    count = lambda k: [sum(kind(grades[b]) == k and int(rollouts.group[b]) == g for b in range(len(grades))) for g in range(len(names))]
+    count = lambda k: [
+        sum(kind(grades[b]) == k and int(rollouts.group[b]) == g for b in range(len(grades))) for g in range(len(names))
+    ]
     fig = go.Figure([go.Bar(x=names, y=count(k), name=k, marker_color=tone(k), width=0.5) for k in KINDS])
-    return fig.update_layout(barmode="stack", title_text="What the grader found", xaxis_title="prompt", yaxis_title="rollouts", height=280, showlegend=True)
+    return fig.update_layout(
+        barmode="stack", title_text="What the grader found", xaxis_title="prompt", yaxis_title="rollouts", height=280,
+        showlegend=True,
+    )
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #efaf40f4
+# %% ../../nbs/10_widgets/3_phases.ipynb #45fe30e2
 def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared) -> go.Figure:
     "Each reward against its group's mean"
     fig, B = go.Figure(), len(rollouts)
     means, A = compared.means.tolist(), compared.advantages.tolist()
     for k in KINDS:
         mine = [b for b in range(B) if kind(grades[b]) == k]
-        fig.add_bar(x=mine, y=[A[b] for b in mine], base=[means[b] for b in mine], width=0.7, name=k, marker_color=tone(k),
-                    customdata=[(prompt_names(rollouts)[int(rollouts.group[b])], grades[b].reward, means[b], A[b]) for b in mine],
-                    hovertemplate="prompt %{customdata[0]}<br>reward %{customdata[1]:.2f}<br>mean %{customdata[2]:.3f}<br>advantage %{customdata[3]:+.3f}")
-    at = [v for g in rollouts.group.unique().tolist() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()] for v in ((rows[0] - 0.5, means[rows[0]]), (rows[-1] + 0.5, means[rows[0]]), (None, None))]
-    fig.add_scatter(x=[x for x, _ in at], y=[y for _, y in at], mode="lines", name="mean of the group", line=dict(color=INK, width=1.5, dash="dot"), hoverinfo="skip")
-    middles = [sum(rows) / len(rows) for g in rollouts.group.unique() for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()]]
-    fig.update_xaxes(tickvals=middles, ticktext=prompt_names(rollouts), tickfont_size=10, showgrid=False, zeroline=False)
+        fig.add_bar(
+            x=mine, y=[A[b] for b in mine], base=[means[b] for b in mine], width=0.7, name=k, marker_color=tone(k),
+            customdata=[
+                (prompt_names(rollouts)[int(rollouts.group[b])], grades[b].reward, means[b], A[b]) for b in mine
+            ],
+            hovertemplate="prompt %{customdata[0]}<br>reward %{customdata[1]:.2f}<br>mean %{customdata[2]:.3f}<br>advantage %{customdata[3]:+.3f}",
+        )
+    at = [
+        v
+        for g in rollouts.group.unique().tolist()
+        for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()]
+        for v in ((rows[0] - 0.5, means[rows[0]]), (rows[-1] + 0.5, means[rows[0]]), (None, None))
+    ]
+    fig.add_scatter(
+        x=[x for x, _ in at], y=[y for _, y in at], mode="lines", name="mean of the group",
+        line=dict(color=INK, width=1.5, dash="dot"), hoverinfo="skip",
+    )
+    middles = [
+        sum(rows) / len(rows)
+        for g in rollouts.group.unique()
+        for rows in [(rollouts.group == g).nonzero()[:, 0].tolist()]
+    ]
+    fig.update_xaxes(
+        tickvals=middles, ticktext=prompt_names(rollouts), tickfont_size=10, showgrid=False, zeroline=False
+    )
     fig.update_yaxes(range=[0, 1.06 * float(compared.rewards.max().clamp(min=0.1))])
-    return fig.update_layout(title_text="Each reward against the mean of its group", xaxis_title="rollouts, by prompt", yaxis_title="reward", barmode="overlay", height=300, showlegend=True)
+    return fig.update_layout(
+        title_text="Each reward against the mean of its group", xaxis_title="rollouts, by prompt", yaxis_title="reward",
+        barmode="overlay", height=300, showlegend=True,
+    )
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #42c4217d
+# %% ../../nbs/10_widgets/3_phases.ipynb #57149e21
 def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backward) -> go.Figure:
     "cin of each rollout's own gradient"
     rows, cin = back.gradients.rows.tolist(), back.rollout_cin.tolist()
     label = lambda b: f"{int(rollouts.group[b]) + 1}.{b - int((rollouts.group == rollouts.group[b]).nonzero()[0]) + 1}"
-    fig = go.Figure([go.Bar(x=[label(b) for b in rows], y=[c if kind(grades[b]) == k else None for b, c in zip(rows, cin)], name=k, marker_color=tone(k), hovertemplate="rollout %{x}<br>cin %{y:.3f}") for k in KINDS])
-    fig.add_scatter(x=[label(b) for b in rows], y=[back.null] * len(rows), mode="lines", name="random V", line=dict(color=INK, dash="dot", width=1.5), hovertemplate="random V %{y:.3f}")
-    fig.update_layout(barmode="overlay", title_text="How hack-ward each rollout's own gradient points", xaxis_title="prompt.rollout", yaxis_title="cin", height=280, showlegend=True)
+    fig = go.Figure(
+        [
+            go.Bar(
+                x=[label(b) for b in rows], y=[c if kind(grades[b]) == k else None for b, c in zip(rows, cin)], name=k,
+                marker_color=tone(k), hovertemplate="rollout %{x}<br>cin %{y:.3f}",
+            )
+            for k in KINDS
+        ]
+    )
+    fig.add_scatter(
+        x=[label(b) for b in rows], y=[back.null] * len(rows), mode="lines", name="random V",
+        line=dict(color=INK, dash="dot", width=1.5), hovertemplate="random V %{y:.3f}",
+    )
+    fig.update_layout(
+        barmode="overlay", title_text="How hack-ward each rollout's own gradient points", xaxis_title="prompt.rollout",
+        yaxis_title="cin", height=280, showlegend=True,
+    )
     fig.update_xaxes(type="category", categoryorder="array", categoryarray=[label(b) for b in rows], tickangle=-90)
     return fig.update_yaxes(rangemode="tozero")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #2068bfbf
+# %% ../../nbs/10_widgets/3_phases.ipynb #c6465d55
 def short(name: str) -> str:
     "\"model.layers.2.self_attn.q_proj\" → \"2 q\""
     parts = name.split(".")
     return " ".join([*(p for p in parts if p.isdigit()), parts[-1].removesuffix("_proj")])
 
 def _modules(fig, names, title, y, **layout):
-    fig.update_xaxes(type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))), ticktext=[short(n) for n in names], showgrid=False, zeroline=False)
-    room = dict(b=46 + 6 * max(len(short(n)) for n in names), l=66)  # said here: a page that finds it out draws everything twice
+    fig.update_xaxes(
+        type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))),
+        ticktext=[short(n) for n in names], showgrid=False, zeroline=False,
+    )
+    # said here: a page that finds it out draws everything twice
+    room = dict(b=46 + 6 * max(len(short(n)) for n in names), l=66)
     fig.update_xaxes(automargin=False).update_yaxes(automargin=False)
-    return fig.update_layout(title_text=title, xaxis_title="layer and module", yaxis_title=y, height=300, margin=room, showlegend=True, yaxis_rangemode="tozero", **layout)
+    return fig.update_layout(
+        title_text=title, xaxis_title="layer and module", yaxis_title=y, height=300, margin=room, showlegend=True,
+        yaxis_rangemode="tozero", **layout,
+    )
 
 def _null(names, V):
-    return go.Scatter(x=list(range(len(names))), y=[null_cin(*V[n].shape) if n in V else None for n in names], mode="lines", line=dict(color=INK, dash="dot", width=1.5, shape="hvh"), name="random V", hovertemplate="random V %{y:.3f}")
+    return go.Scatter(
+        x=list(range(len(names))), y=[null_cin(*V[n].shape) if n in V else None for n in names], mode="lines",
+        line=dict(color=INK, dash="dot", width=1.5, shape="hvh"), name="random V", hovertemplate="random V %{y:.3f}",
+    )
 
 def _bars(names, values, name, colour, **more):
-    return go.Bar(x=list(range(len(names))), y=[values.get(n) for n in names], name=name, marker_color=colour, customdata=[[n] for n in names], hovertemplate="%{customdata[0]}<br>%{y:.4f}", **more)
+    return go.Bar(
+        x=list(range(len(names))), y=[values.get(n) for n in names], name=name, marker_color=colour,
+        customdata=[[n] for n in names], hovertemplate="%{customdata[0]}<br>%{y:.4f}", **more,
+    )
 
 def cin_figure(V, intervention: Intervention, arm: str, at: str = "grad") -> go.Figure:
     "cin of every module, before and after"
     names, found = list(intervention.grad), intervention.projected.modules
     fig = go.Figure([_bars(names, {n: float(found[n].cin) for n in V}, "before", color("hack"))])
-    if arm != "none" and at == "grad": fig.add_trace(_bars(names, {n: float(found[n].cout) for n in V}, "after", color(arm)))
+    if arm != "none" and at == "grad":
+        fig.add_trace(_bars(names, {n: float(found[n].cout) for n in V}, "after", color(arm)))
     return _modules(fig.add_trace(_null(names, V)), names, "Hack-ward share of the gradient", "cin")
 
 def removed_figure(intervention: Intervention, arm: str, at: str = "grad") -> go.Figure:
     "Length of the gradient and of its hack-ward part, in every module"
     names = list(intervention.grad)
-    word = {"none": "hack-ward part, left in", "erase": "removed", "route": "routed to δS_hack"}[arm if at == "grad" else "none"]
+    word = {"none": "hack-ward part, left in", "erase": "removed", "route": "routed to δS_hack"}[
+        arm if at == "grad" else "none"
+    ]
     whole = norms({n: p.grad + p.removed for n, p in intervention.projected.modules.items()})
-    fig = go.Figure([_bars(names, whole, "gradient", color("none")), _bars(names, norms(intervention.projected.removed), word, color("hack" if arm == "none" else arm))])
+    fig = go.Figure(
+        [
+            _bars(names, whole, "gradient", color("none")),
+            _bars(names, norms(intervention.projected.removed), word, color("hack" if arm == "none" else arm)),
+        ]
+    )
     return _modules(fig, names, "What was found along V", "length of the vector")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #1f221c1a
+# %% ../../nbs/10_widgets/3_phases.ipynb #382c2272
 def moved_figure(effect: Effect) -> go.Figure:
     "|Δδ| of every module"
     names, hack = list(effect.step.update), norms(effect.step.update_hack)
@@ -111,10 +172,15 @@ def cout_figure(V, intervention: Intervention, effect: Effect, arm: str, at: str
     "The hack-ward share that is left, in what the optimizer was handed and in what it did"
     names, found = list(effect.step.update), intervention.projected.modules
     handed = {n: float(found[n].cin if arm == "none" or at == "update" else found[n].cout) for n in V}
-    fig = go.Figure([_bars(names, handed, "gradient", color("none")), _bars(names, {n: float(effect.update.modules[n].cin) for n in V}, "update", color("hack")), _null(names, V)])
+    fig = go.Figure(
+        [
+            _bars(names, handed, "gradient", color("none")),
+            _bars(names, {n: float(effect.update.modules[n].cin) for n in V}, "update", color("hack")), _null(names, V),
+        ]
+    )
     return _modules(fig, names, "Hack-ward share left in the gradient, and in the update", "cout")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #398d5642
+# %% ../../nbs/10_widgets/3_phases.ipynb #3460e587
 def pairs_figure(rollouts: Rollouts, effect: Effect) -> go.Figure:
     "Change in log-probability of the labelled hack and the clean completion of each prompt"
     fig, names = go.Figure(), prompt_names(rollouts)
@@ -123,21 +189,39 @@ def pairs_figure(rollouts: Rollouts, effect: Effect) -> go.Figure:
         if which == "deployed" and effect.deployed is effect.trained: continue
         tail = "" if effect.deployed is effect.trained else f", {which}"
         for what, k in (("hack", "hack"), ("clean", "solve")):
-            fig.add_bar(x=names, y=getattr(change, what).tolist(), name=what + tail, marker=dict(color=color(k), pattern_shape=pattern), hovertemplate="%{x}<br>%{y:+.3f} nats")
-    return fig.update_layout(title_text="Labelled completions: change of log-probability", xaxis_title="prompt", yaxis_title="nats", height=300, showlegend=True)
+            fig.add_bar(
+                x=names, y=getattr(change, what).tolist(), name=what + tail,
+                marker=dict(color=color(k), pattern_shape=pattern), hovertemplate="%{x}<br>%{y:+.3f} nats",
+            )
+    return fig.update_layout(
+        title_text="Labelled completions: change of log-probability", xaxis_title="prompt", yaxis_title="nats",
+        height=300, showlegend=True,
+    )
 
 def rollouts_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared, effect: Effect) -> go.Figure:
     "Change in log-probability of each rollout against its advantage"
     change, A = (effect.trained - effect.before).rollouts.tolist(), compared.advantages.tolist()
     of = lambda k, values: [v for v, g in zip(values, grades) if kind(g) == k]
-    fig = go.Figure([go.Scatter(x=of(k, A), y=of(k, change), mode="markers", name=k, marker=dict(color=tone(k), size=8, opacity=0.75), hovertemplate="advantage %{x:+.3f}<br>%{y:+.3f} nats") for k in KINDS])
-    return fig.update_layout(title_text="Rollouts: change of log-probability", xaxis_title="advantage", yaxis_title="nats", height=300, showlegend=True)
+    fig = go.Figure(
+        [
+            go.Scatter(
+                x=of(k, A), y=of(k, change), mode="markers", name=k, marker=dict(color=tone(k), size=8, opacity=0.75),
+                hovertemplate="advantage %{x:+.3f}<br>%{y:+.3f} nats",
+            )
+            for k in KINDS
+        ]
+    )
+    return fig.update_layout(
+        title_text="Rollouts: change of log-probability", xaxis_title="advantage", yaxis_title="nats", height=300,
+        showlegend=True,
+    )
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #0a537a3c
+# %% ../../nbs/10_widgets/3_phases.ipynb #6085fd31
 def says(phase: str, made: dict, settings: Settings) -> str:
     "What a phase did, as plain text; made: phase → what `Trace` returned"
     r = made["generate"]
-    if phase == "generate": return f"{len(r)} rollouts of {int(r.group.max()) + 1} prompts, sampled together; {int(r.encoded.completion_mask.sum())} tokens in all. Each prompt says truthfully how it will be graded, and that can be used."
+    if phase == "generate":
+        return f"{len(r)} rollouts of {int(r.group.max()) + 1} prompts, sampled together; {int(r.encoded.completion_mask.sum())} tokens in all. Each prompt says truthfully how it will be graded, and that can be used."
     if phase == "grade":
         n = {k: sum(kind(g) == k for g in made["grade"]) for k in KINDS}
         return f"The grader ran every rollout: {n['solve']} solved, {n['hack']} hacked, {n['neither']} did neither. Training will see the reward alone, where a hack is worth as much as a solution."
@@ -146,14 +230,19 @@ def says(phase: str, made: dict, settings: Settings) -> str:
         groups = len(set(r.group[c.advantages != 0].tolist()))
         return f"{groups} of {int(r.group.max()) + 1} groups have rewards that differ. In the others nobody beats anybody, and they teach nothing. {int((c.advantages > 0).sum())} rollouts will be made likelier, {int((c.advantages < 0).sum())} less likely."
     back = made["backward"]
-    if not len(back.gradients.rows): return "No group has rewards that differ, so there is no gradient and no step. Take another seed, or larger groups."
+    if not len(back.gradients.rows):
+        return "No group has rewards that differ, so there is no gradient and no step. Take another seed, or larger groups."
     if phase == "backward":
         carry = int(r.encoded.completion_mask[back.gradients.rows.to(r.encoded.completion_mask.device)].sum())
         return f"One backward gave each of {len(back.gradients.rows)} rollouts its own gradient in every module. {carry} tokens carry the loss. cin is the hack-ward share of a gradient; it says something only above the dotted line, which a random V of this shape reaches by itself."
     found = made["project"].projected
     if phase == "project":
-        did = {"none": "Nothing is changed: this arm only measures.", "erase": "The hack-ward part is removed.", "route": "The hack-ward part is moved to δS_hack, which is deleted at deployment."}[settings.arm]
-        if settings.at == "update" and settings.arm != "none": did = "The gradient is left as it is: this setting projects the step."
+        did = {
+            "none": "Nothing is changed: this arm only measures.", "erase": "The hack-ward part is removed.",
+            "route": "The hack-ward part is moved to δS_hack, which is deleted at deployment.",
+        }[settings.arm]
+        if settings.at == "update" and settings.arm != "none":
+            did = "The gradient is left as it is: this setting projects the step."
         after = f", {found.cout:.3f} after" if settings.arm != "none" and settings.at == "grad" else ""
         return f"cin over all modules is {found.cin:.3f} before{after}; a random V would have {found.null:.3f}. {did}"
     e = made["step"]
@@ -177,8 +266,13 @@ def tokens(tokenizer, rollouts: Rollouts, back: Backward, b: int) -> str:
     mask = rollouts.encoded.completion_mask[b, back.start:]
     ids, logp = rollouts.encoded.input_ids[b, back.start:][mask].tolist(), back.logp[b][mask].tolist()
     loss = b in back.gradients.rows.tolist()
-    hint = lambda t, l: f"{tokenizer.decode([t])!r}: probability {torch.tensor(l).exp():.3f}, log-probability {l:.3f}; {'carries the loss' if loss else 'carries no loss: its rollout has no advantage'}"
-    return tinted(tokenizer.batch_decode([[t] for t in ids]), [(color("student"), min(-l / 3, 1.0) if loss else 0.0) for l in logp], [hint(t, l) for t, l in zip(ids, logp)])
+    hint = lambda t, l: (
+        f"{tokenizer.decode([t])!r}: probability {torch.tensor(l).exp():.3f}, log-probability {l:.3f}; {'carries the loss' if loss else 'carries no loss: its rollout has no advantage'}"
+    )
+    return tinted(
+        tokenizer.batch_decode([[t] for t in ids]),
+        [(color("student"), min(-l / 3, 1.0) if loss else 0.0) for l in logp], [hint(t, l) for t, l in zip(ids, logp)],
+    )
 
 def rollout_cards(tokenizer, phase: str, made: dict, group: int) -> str:
     "The rollouts of one prompt as HTML, with what is known of them after a phase"
@@ -188,16 +282,31 @@ def rollout_cards(tokenizer, phase: str, made: dict, group: int) -> str:
         marks, k = [], "neither"
         if known >= 1:
             g, k = made["grade"][b], kind(made["grade"][b])
-            marks += [badge({"solve": "solved", "hack": "hacked", "neither": "neither"}[k], "none" if k == "neither" else k, g.detail), badge(f"reward {g.reward:g}")]
+            marks += [
+                badge(
+                    {"solve": "solved", "hack": "hacked", "neither": "neither"}[k], "none" if k == "neither" else k,
+                    g.detail,
+                ),
+                badge(f"reward {g.reward:g}"),
+            ]
             if g.attempted and not g.exploited: marks.insert(1, badge("attempted", "attempted", g.mechanism))
         if known >= 2: marks.append(badge(f"A {made['advantage'].advantages[b]:+.3f}", hint="advantage"))
         if known >= 5 and made["step"]:
             change = float((made["step"].trained - made["step"].before).rollouts[b])
-            marks.append(badge(f"{change:+.3f} nats", hint=f"its probability changed by a factor of {torch.tensor(change).exp():.3f}"))
-        return card(f"{group + 1}.{i + 1}", tokens(tokenizer, r, made["backward"], b) if phase == "backward" else written(r.completions[b]), marks, "none" if k == "neither" else k)
+            marks.append(
+                badge(
+                    f"{change:+.3f} nats",
+                    hint=f"its probability changed by a factor of {torch.tensor(change).exp():.3f}",
+                )
+            )
+        return card(
+            f"{group + 1}.{i + 1}",
+            tokens(tokenizer, r, made["backward"], b) if phase == "backward" else written(r.completions[b]), marks,
+            "none" if k == "neither" else k,
+        )
     return asked(r.problems[rows[0]]) + cards(one(i, b) for i, b in enumerate(rows))
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #8c227452
+# %% ../../nbs/10_widgets/3_phases.ipynb #dc858755
 def figures(phase: str, V, made: dict, settings: Settings) -> list[go.Figure]:
     "The figures of a phase; made: what `Trace` returned for it and the phases before it"
     r, s = made["generate"], settings
@@ -206,8 +315,12 @@ def figures(phase: str, V, made: dict, settings: Settings) -> list[go.Figure]:
     if phase == "advantage": return [advantage_figure(r, made["grade"], made["advantage"])]
     if not len(made["backward"].gradients.rows): return []
     if phase == "backward": return [rollout_cin_figure(r, made["grade"], made["backward"])]
-    if phase == "project": return [cin_figure(V, made["project"], s.arm, s.at), removed_figure(made["project"], s.arm, s.at)]
-    return [moved_figure(made["step"]), cout_figure(V, made["project"], made["step"], s.arm, s.at), pairs_figure(r, made["step"]), rollouts_figure(r, made["grade"], made["advantage"], made["step"])]
+    if phase == "project":
+        return [cin_figure(V, made["project"], s.arm, s.at), removed_figure(made["project"], s.arm, s.at)]
+    return [
+        moved_figure(made["step"]), cout_figure(V, made["project"], made["step"], s.arm, s.at),
+        pairs_figure(r, made["step"]), rollouts_figure(r, made["grade"], made["advantage"], made["step"]),
+    ]
 
 def story(V, made: dict, settings: Settings) -> list[go.Figure]:
     "Rewards against their means, cin before and after, cout of gradient and update, and what became of the labelled completions"

@@ -3,20 +3,20 @@
 # %% auto #0
 __all__ = ['ALL', 'controls', 'Stepper']
 
-# %% ../../nbs/10_widgets/4_stepper.ipynb #ab1940c6
+# %% ../../nbs/10_widgets/4_stepper.ipynb #7c2e3104
 import weakref
 from collections import OrderedDict
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from .figure import Plots
-from .frame import Twin, Work, box, close_all, escape, ipw, sentence, sheet, style
 from ..grpo import ARMS
-from .phases import figures, prompt_names, rollout_cards, says, story
 from ..problems import CORE_MODES
 from ..projection import GATES
 from ..train.trace import PHASES, Settings, Trace
+from .figure import Plots
+from .frame import Twin, Work, box, close_all, escape, ipw, sentence, sheet, style
+from .phases import figures, prompt_names, rollout_cards, says, story
 
-# %% ../../nbs/10_widgets/4_stepper.ipynb #d9372a20
+# %% ../../nbs/10_widgets/4_stepper.ipynb #f5e1e649
 ALL = "all"  # what a menu calls None, which ipywidgets would take for no choice
 
 def controls(
@@ -28,18 +28,25 @@ def controls(
     look = lambda width, **more: dict(layout=dict(width=width), style=dict(description_width="initial"), **more)
     values = {
         "prompt": ipw.Dropdown(options=prompts, description="prompt", **look("240px")),
-        "mode": ipw.Dropdown(options=[("each its own", ALL), *((m, m) for m in CORE_MODES)], description="mode", **look("180px")),
+        "mode": ipw.Dropdown(
+            options=[("each its own", ALL), *((m, m) for m in CORE_MODES)], description="mode", **look("180px")
+        ),
         "group_size": ipw.IntText(description="group size", **look("130px")),
         "seed": ipw.IntText(description="seed", **look("110px")),
         "arm": ipw.ToggleButtons(options=ARMS, style=dict(button_width="58px"), layout=dict(width="auto")),
         "gate": ipw.Dropdown(options=GATES, description="gate", **look("160px")),
-        "overshoot": ipw.FloatSlider(min=0.0, max=2.0, step=0.1, readout_format=".1f", continuous_update=False, description="overshoot", **look("260px")),
+        "overshoot": ipw.FloatSlider(
+            min=0.0, max=2.0, step=0.1, readout_format=".1f", continuous_update=False, description="overshoot",
+            **look("260px"),
+        ),
     }
-    for name, widget in values.items(): widget.value = ALL if getattr(settings, name) is None else getattr(settings, name)
+    for name, widget in values.items():
+        widget.value = ALL if getattr(settings, name) is None else getattr(settings, name)
     return values
 
-# %% ../../nbs/10_widgets/4_stepper.ipynb #56150bbd
-_OPEN = weakref.WeakKeyDictionary()  # model → the stepper over it; `Trace` stands for the embedded policy, which every stepper loads for itself
+# %% ../../nbs/10_widgets/4_stepper.ipynb #0f5cb0d4
+# model → the stepper over it; `Trace` stands for the embedded policy, which every stepper loads for itself
+_OPEN = weakref.WeakKeyDictionary()
 
 
 class Stepper(Twin, ipw.VBox):
@@ -60,15 +67,30 @@ class Stepper(Twin, ipw.VBox):
             self.group = next((int(g) for g, grade in hacks if grade.exploited), 0)
         self._views, self._quiet, self.work = OrderedDict(), False, Work()
         self.controls = controls(self.trace, self.settings)
-        self.phases = ipw.ToggleButtons(options=[(f"{i + 1} {p}", p) for i, p in enumerate(PHASES)], value=phase, style=dict(button_width="auto"), layout=dict(width="auto"))
-        self.buttons = [ipw.Button(description=d, tooltip=t, layout=dict(width="66px")) for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))]
+        self.phases = ipw.ToggleButtons(
+            options=[(f"{i + 1} {p}", p) for i, p in enumerate(PHASES)], value=phase, style=dict(button_width="auto"),
+            layout=dict(width="auto"),
+        )
+        self.buttons = [
+            ipw.Button(description=d, tooltip=t, layout=dict(width="66px"))
+            for d, t in (("◀ back", "the phase before"), ("next ▶", "the phase after"))
+        ]
         self.groups = ipw.ToggleButtons(style=dict(button_width="auto"), layout=dict(width="auto"))
         self.words, self.cards = ipw.HTML(), ipw.HTML()
         self.plots = Plots()
-        row = lambda *children: ipw.Box(children, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 6px", width="100%", overflow="visible"))
+        row = lambda *children: ipw.Box(
+            children,
+            layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 6px", width="100%", overflow="visible"),
+        )
         enter, self.choice = list(self.controls.values()), row(ipw.Label("rollouts of"), self.groups)
-        super().__init__([ipw.HTML(style(), layout=dict(display="none")), row(*enter[:4]), row(ipw.Label("arm"), *enter[4:]), row(self.buttons[0], self.phases, self.buttons[1]),
-                          self.work.view, self.words, self.plots, self.choice, self.cards], layout=dict(width="100%"))
+        super().__init__(
+            [
+                ipw.HTML(style(), layout=dict(display="none")), row(*enter[:4]), row(ipw.Label("arm"), *enter[4:]),
+                row(self.buttons[0], self.phases, self.buttons[1]), self.work.view, self.words, self.plots, self.choice,
+                self.cards,
+            ],
+            layout=dict(width="100%"),
+        )
         self.add_class("pgrpo-widget").add_class("pgrpo-stepper")
         for widget in (*self.controls.values(), self.phases, self.groups): widget.observe(self._turned, "value")
         for button, by in zip(self.buttons, (-1, 1)): button.on_click(lambda _, by=by: self._move(by))
@@ -95,7 +117,9 @@ class Stepper(Twin, ipw.VBox):
     def figures(self, phase: str | None = None) -> list:
         "The figures of a phase, under the settings that are shown, for `pgrpo.figures.plots.show`"
         phase = phase or self.phase
-        return figures(phase, self.trace.V, self.work.run(lambda tick: self._made(self.settings, phase, tick)), self.settings)
+        return figures(
+            phase, self.trace.V, self.work.run(lambda tick: self._made(self.settings, phase, tick)), self.settings
+        )
 
     # By the page
 
@@ -105,7 +129,10 @@ class Stepper(Twin, ipw.VBox):
 
     def _turned(self, change):
         if self._quiet: return
-        self._ask(replace(self.settings, **{name: None if w.value == ALL else w.value for name, w in self.controls.items()}), self.phases.value, self.groups.value or 0)
+        self._ask(
+            replace(self.settings, **{name: None if w.value == ALL else w.value for name, w in self.controls.items()}),
+            self.phases.value, self.groups.value or 0,
+        )
 
     def _ask(self, settings, phase, group):
         "Show what is there at once, compute what is not in the background"
@@ -113,7 +140,11 @@ class Stepper(Twin, ipw.VBox):
         except ValueError as e:
             self._agree()
             return self.work.say(sentence(e), error=True)
-        if not self.trace.known(phase, settings): return self.work.start(lambda tick: self._made(settings, phase, tick), lambda made: self._put(settings, phase, group, made), self._agree)
+        if not self.trace.known(phase, settings):
+            return self.work.start(
+                lambda tick: self._made(settings, phase, tick), lambda made: self._put(settings, phase, group, made),
+                self._agree,
+            )
         self.work.stop()
         self._put(settings, phase, group, self._made(settings, phase))
         self.work.say("")
@@ -124,7 +155,8 @@ class Stepper(Twin, ipw.VBox):
         self._put(settings, phase, self.group, self.work.run(lambda tick: self._made(settings, phase, tick)))
         return self
 
-    def _made(self, settings, phase, tick=lambda share, text="": None): return {p: self.trace(p, settings, tick) for p in PHASES[:PHASES.index(phase) + 1]}
+    def _made(self, settings, phase, tick=lambda share, text="": None):
+        return {p: self.trace(p, settings, tick) for p in PHASES[: PHASES.index(phase) + 1]}
 
     # The picture
 
@@ -133,7 +165,10 @@ class Stepper(Twin, ipw.VBox):
         key = self.trace.key(phase, settings), phase, group
         if key not in self._views:
             plots = figures(phase, self.trace.V, made, settings)
-            self._views[key] = f"<p>{escape(says(phase, made, settings))}</p>", plots, "" if phase == "project" else rollout_cards(self.trace.tokenizer, phase, made, group)
+            self._views[key] = (
+                f"<p>{escape(says(phase, made, settings))}</p>", plots,
+                "" if phase == "project" else rollout_cards(self.trace.tokenizer, phase, made, group),
+            )
             while len(self._views) > 48: self._views.popitem(last=False)
         return self._views[key]
 
@@ -152,7 +187,8 @@ class Stepper(Twin, ipw.VBox):
         "Set every control to what is shown"
         self._quiet = True
         try:
-            for name, widget in self.controls.items(): widget.value = ALL if getattr(self.settings, name) is None else getattr(self.settings, name)
+            for name, widget in self.controls.items():
+                widget.value = ALL if getattr(self.settings, name) is None else getattr(self.settings, name)
             self.phases.value = self.phase
             if names is not None and list(self.groups.options) != names: self.groups.options = names
             if self.groups.options: self.groups.value = self.group
@@ -168,7 +204,10 @@ class Stepper(Twin, ipw.VBox):
 
     def describe(self) -> str:
         s = self.settings
-        return f"Stepper: one update, arm {s.arm}, {s.group_size} rollouts a prompt, seed {s.seed}, at the phase {self.phase}. " + says("grade", self._made(s, "grade"), s)
+        return (
+            f"Stepper: one update, arm {s.arm}, {s.group_size} rollouts a prompt, seed {s.seed}, at the phase {self.phase}. "
+            + says("grade", self._made(s, "grade"), s)
+        )
 
     def close(self):
         "Stop what is running, close every part, forget every result"

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['MEANS', 'TokenScores', 'token_scores', 'reach', 'shade', 'token_html', 'token_picture', 'TokenView']
 
-# %% ../../nbs/10_widgets/5_tokens.ipynb #67c34853
+# %% ../../nbs/10_widgets/5_tokens.ipynb #4a17ddf7
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from .frame import Twin, box, card, cards, close_all, escape, ipw, palette, style, tinted
-from ..grpo import Rollouts
 from ..figures.plots import INK, color
+from ..grpo import Rollouts
 from ..train.trace import Backward, Compared
+from .frame import Twin, box, card, cards, close_all, escape, ipw, palette, style, tinted
 
-# %% ../../nbs/10_widgets/5_tokens.ipynb #e9c88f86
+# %% ../../nbs/10_widgets/5_tokens.ipynb #3773b20a
 @dataclass(frozen=True)
 class TokenScores:
     "One rollout, position by position"
@@ -46,12 +46,19 @@ def token_scores(
         group = int(rollouts.group[b])
         title = f"{group + 1}.{b - int((rollouts.group == group).nonzero()[0]) + 1}"
         pieces = tuple(tokenizer.batch_decode([[t] for t in ids[first:length]]))
-        made.append(TokenScores(title, pieces, scores[first:length], float(scores[:first].sum()), float(scores.sum()), float(compared.advantages[b])))
+        made.append(
+            TokenScores(
+                title, pieces, scores[first:length], float(scores[:first].sum()), float(scores.sum()),
+                float(compared.advantages[b]),
+            )
+        )
     return made
 
-# %% ../../nbs/10_widgets/5_tokens.ipynb #0c43f8fc
-MEANS = ("Orange: if training follows the gradient of this position, hacks become likelier, as far as V knows them. Blue: less likely. "
-         "A position's gradient holds the choice of the next token and all that later tokens read from here, so a colour does not say that the token under it is a hack.")
+# %% ../../nbs/10_widgets/5_tokens.ipynb #2cc0dbf2
+MEANS = (
+    "Orange: if training follows the gradient of this position, hacks become likelier, as far as V knows them. Blue: less likely. "
+    "A position's gradient holds the choice of the next token and all that later tokens read from here, so a colour does not say that the token under it is a hack."
+)
 
 def reach(every: Sequence[TokenScores]) -> float:
     "The end of the scale"
@@ -63,18 +70,24 @@ def shade(score: float, reach: float) -> tuple[str, float]:
 
 def token_html(t: TokenScores, reach: float) -> str:
     "One rollout, painted; hovering gives the numbers"
-    hint = lambda p, s, i: f"{p!r}, position {i}: {s:+.2e} along V; the whole rollout has {t.total:+.2e}" + (" (last position of the prompt: it chooses the first token)" if i == 0 else "")
+    hint = lambda p, s, i: (
+        f"{p!r}, position {i}: {s:+.2e} along V; the whole rollout has {t.total:+.2e}"
+        + (" (last position of the prompt: it chooses the first token)" if i == 0 else "")
+    )
     scores = t.scores.tolist()
-    return tinted(t.pieces, [shade(s, reach) for s in scores], [hint(p, s, i) for i, (p, s) in enumerate(zip(t.pieces, scores))])
+    return tinted(
+        t.pieces, [shade(s, reach) for s in scores], [hint(p, s, i) for i, (p, s) in enumerate(zip(t.pieces, scores))]
+    )
 
-# %% ../../nbs/10_widgets/5_tokens.ipynb #09c3bc50
+# %% ../../nbs/10_widgets/5_tokens.ipynb #22f5c3f9
 def token_picture(
     every: Sequence[TokenScores],
     width: int = 92,         # letters a line
     columns: int = 2,
 ) -> bytes:                  # PNG, readable on light and dark
     "Rollouts side by side, painted, with their scale"
-    if not every: raise ValueError("no rollout has a gradient, so there is nothing to paint; take another seed or larger groups")
+    if not every:
+        raise ValueError("no rollout has a gradient, so there is nothing to paint; take another seed or larger groups")
     end, wide = reach(every), (width - 3) // columns - 2
     blocks = []
     for t in every:
@@ -93,7 +106,9 @@ def token_picture(
         FigureCanvasAgg(figure)
         axes = figure.add_axes([0, 0, 1, 1])
         axes.set(xlim=(0, W), ylim=(H, 0)); axes.set_axis_off()
-        def letter(x, y, text, ink=INK, **more): axes.text(x, y, text, color=ink, fontsize=11, va="center", ha="left", **more)
+
+        def letter(x, y, text, ink=INK, **more):
+            axes.text(x, y, text, color=ink, fontsize=11, va="center", ha="left", **more)
         def ground(x, y, s, n=1):
             colour, much = shade(s, end)
             axes.add_patch(Rectangle((x, y - dy / 2), n * dx, dy, facecolor=colour, alpha=0.7 * much, linewidth=0))
@@ -111,7 +126,7 @@ def token_picture(
         figure.savefig(out, format="png", dpi=108, transparent=True)
     return palette(Image.open(out))
 
-# %% ../../nbs/10_widgets/5_tokens.ipynb #68c359d9
+# %% ../../nbs/10_widgets/5_tokens.ipynb #6e61f16b
 class TokenView(Twin, ipw.VBox):
     "The rollouts that have a gradient, prompt by prompt, coloured by how far each position's gradient lies along V"
     def __init__(
@@ -120,15 +135,31 @@ class TokenView(Twin, ipw.VBox):
         grades=None,             # of the rollouts, for a word beside each
     ):
         self.every = token_scores(tokenizer, rollouts, back, compared)
-        if not self.every: raise ValueError("no rollout has a gradient, so there is nothing to paint; take another seed or larger groups")
-        words = [] if grades is None else ["hack" if g.exploited else "solve" if g.gt_correct else "neither" for g in grades]
+        if not self.every:
+            raise ValueError(
+                "no rollout has a gradient, so there is nothing to paint; take another seed or larger groups"
+            )
+        words = (
+            []
+            if grades is None
+            else ["hack" if g.exploited else "solve" if g.gt_correct else "neither" for g in grades]
+        )
         self._kinds = {t.title: words[b] for t, b in zip(self.every, back.gradients.rows.tolist())} if words else {}
         names = {int(g) + 1: p.mode for g, p in zip(rollouts.group, rollouts.problems)}
         groups = list(dict.fromkeys(int(t.title.split(".")[0]) for t in self.every))
         first = next((int(title.split(".")[0]) for title, k in self._kinds.items() if k == "hack"), groups[0])
-        self.groups = ipw.ToggleButtons(options=[(f"{g} {names[g]}", g) for g in groups], value=first, style=dict(button_width="auto"), layout=dict(width="auto"))
+        self.groups = ipw.ToggleButtons(
+            options=[(f"{g} {names[g]}", g) for g in groups], value=first, style=dict(button_width="auto"),
+            layout=dict(width="auto"),
+        )
         self.words, self.text = ipw.HTML(box(f"<p>{escape(MEANS)}</p>")), ipw.HTML()
-        super().__init__([ipw.HTML(style(), layout=dict(display="none")), ipw.HBox([ipw.Label("rollouts of"), self.groups]), self.words, self.text], layout=dict(width="100%"))
+        super().__init__(
+            [
+                ipw.HTML(style(), layout=dict(display="none")), ipw.HBox([ipw.Label("rollouts of"), self.groups]),
+                self.words, self.text,
+            ],
+            layout=dict(width="100%"),
+        )
         self.add_class("pgrpo-widget").add_class("pgrpo-tokens")
         self.groups.observe(self._turned, "value")
         self._turned()
@@ -143,14 +174,30 @@ class TokenView(Twin, ipw.VBox):
 
     def _turned(self, change=None):
         end = reach(self.every)
-        some = [card(t.title, token_html(t, end) + f'<div class="pg-faint">A {t.advantage:+.3f} · along V {t.total:+.2e}, of it the prompt {t.prompt:+.2e}</div>', [escape(self._kinds.get(t.title, ""))],
-                     self._kinds.get(t.title, "none").replace("neither", "none")) for t in self.shown()]
-        bar = "".join(tinted([" " * 3], [shade(end * x / 5, end)], [f"{end * x / 5:+.1e}"]).replace("<pre class=\"pg-code pg-tokens\">", "").replace("</pre>", "") for x in range(-5, 6))
-        self.text.value = box(f'<p style="white-space:pre">{end:-.1e} {bar} {end:+.1e}</p>'.replace(f"{end:-.1e} ", f"−{end:.1e} ", 1), cards(some))
+        some = [
+            card(
+                t.title,
+                token_html(t, end)
+                + f'<div class="pg-faint">A {t.advantage:+.3f} · along V {t.total:+.2e}, of it the prompt {t.prompt:+.2e}</div>',
+                [escape(self._kinds.get(t.title, ""))], self._kinds.get(t.title, "none").replace("neither", "none"),
+            )
+            for t in self.shown()
+        ]
+        bar = "".join(
+            tinted([" " * 3], [shade(end * x / 5, end)], [f"{end * x / 5:+.1e}"])
+            .replace('<pre class="pg-code pg-tokens">', "")
+            .replace("</pre>", "")
+            for x in range(-5, 6)
+        )
+        self.text.value = box(
+            f'<p style="white-space:pre">{end:-.1e} {bar} {end:+.1e}</p>'.replace(f"{end:-.1e} ", f"−{end:.1e} ", 1),
+            cards(some),
+        )
 
     def picture(self) -> bytes: return token_picture(self.shown())
 
-    def describe(self) -> str: return f"Token view: {len(self.shown())} rollouts of the prompt {self.groups.value}. {MEANS}"
+    def describe(self) -> str:
+        return f"Token view: {len(self.shown())} rollouts of the prompt {self.groups.value}. {MEANS}"
 
     def close(self):
         "Close every part"

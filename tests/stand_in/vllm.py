@@ -26,7 +26,9 @@ def TokensPrompt(*, prompt_token_ids): return dict(prompt_token_ids=prompt_token
 class LLM:
     made = []  # every LLM, in order
 
-    def __init__(self, *, model, dtype, max_model_len, gpu_memory_utilization, skip_tokenizer_init, generation_config, seed):
+    def __init__(
+        self, *, model, dtype, max_model_len, gpu_memory_utilization, skip_tokenizer_init, generation_config, seed
+    ):
         assert skip_tokenizer_init and generation_config == "vllm" and 0 < gpu_memory_utilization < 1
         self.dtype, self.max_model_len, self.seed = dtype, max_model_len, seed
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
@@ -41,7 +43,8 @@ class LLM:
         own, self.handed = dict(self._model.named_parameters()), []
         for name, weight in weights:
             if name not in own: raise KeyError(f"there is no weight {name}")
-            if (weight.shape, weight.dtype) != (own[name].shape, own[name].dtype): raise ValueError(f"{name} is {weight.dtype} {tuple(weight.shape)}")
+            if (weight.shape, weight.dtype) != (own[name].shape, own[name].dtype):
+                raise ValueError(f"{name} is {weight.dtype} {tuple(weight.shape)}")
             with torch.no_grad(): own[name].copy_(weight)
             self.handed.append((name, weight))
         self.loads, self.stale = self.loads + 1, True
@@ -54,14 +57,24 @@ class LLM:
     @torch.no_grad()
     def generate(self, prompts, sampling_params, use_tqdm=True):
         if self.stale: raise RuntimeError("the cache holds keys and values of older weights")
-        return [SimpleNamespace(outputs=[self._complete(p["prompt_token_ids"], how)]) for p, how in zip(prompts, sampling_params, strict=True)]
+        return [
+            SimpleNamespace(outputs=[self._complete(p["prompt_token_ids"], how)])
+            for p, how in zip(prompts, sampling_params, strict=True)
+        ]
 
     def _complete(self, prompt, how):
-        chance, ids, cache, new = torch.Generator().manual_seed(how.seed), torch.tensor([prompt]), DynamicCache(config=self._model.config), []
+        chance, ids, cache, new = (
+            torch.Generator().manual_seed(how.seed), torch.tensor([prompt]), DynamicCache(config=self._model.config),
+            [],
+        )
         if len(prompt) > self.max_model_len: raise ValueError("the prompt is too long")
         assert how.top_p == 1 and how.top_k in (0, -1)
         while len(new) < how.max_tokens and (not new or new[-1] not in how.stop_token_ids):
             logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1].float()
-            new.append(int(torch.multinomial((logits / how.temperature).softmax(-1), 1, generator=chance)) if how.temperature else int(logits.argmax()))
+            new.append(
+                int(torch.multinomial((logits / how.temperature).softmax(-1), 1, generator=chance))
+                if how.temperature
+                else int(logits.argmax())
+            )
             ids = torch.tensor([[new[-1]]])
         return SimpleNamespace(token_ids=new, finish_reason="stop" if new[-1] in how.stop_token_ids else "length")
