@@ -3,15 +3,16 @@
 # %% auto #0
 __all__ = ['to_json', 'from_json', 'require', 'read_rows', 'check_fields', 'write_rows']
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #95f16733
+# %% ../../nbs/02_problems/1_plain_data.ipynb #3f9a7849
 import gzip
 import io
 import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from .whole import write_whole
 
 # %% ../../nbs/02_problems/1_plain_data.ipynb #65c1d07e
 def to_json(value):  # None, bool, int, float, complex, str, bytes, list, tuple, dict or set, of exactly these types
@@ -83,7 +84,7 @@ def from_json(data):  # what `json.loads` returned
     except (TypeError, ValueError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #072485b4
+# %% ../../nbs/02_problems/1_plain_data.ipynb #132650ea
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -114,11 +115,12 @@ def _told(e: Exception) -> str:
 
 
 def _lines(path: Path) -> list[bytes]:
+    "The lines of a file with their ends."
     lines = []
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for line in file:
-                lines.append(line.rstrip(b"\r\n"))
+                lines.append(line)
     except (gzip.BadGzipFile, zlib.error, EOFError) as e:
         raise ValueError(
             f"{path}, line {len(lines) + 1}: the compressed data is damaged, here or before: {e}"
@@ -130,20 +132,30 @@ def _lines(path: Path) -> list[bytes]:
 
 def read_rows(
     path: str | Path,
-    make: Callable,  # (row, line number) -> anything; a ValueError says what is wrong with the row
-) -> list:  # what `make` returned, in the file's order
-    "Each line's object through `make`. Blank lines are skipped; ValueError naming file and line for any other that is no row, OSError for a file that cannot be read."
-    out = []
-    for number, line in enumerate(_lines(Path(path)), 1):
+    make: Callable = lambda row, number: row,  # (row, line number) -> anything; a ValueError says what is wrong with it
+    growing: bool = False,  # a log: it may be absent, empty, or cut in its last line, and hold whatever floats there are
+) -> list:                  # what `make` returned, in the file's order
+    """Each line's object through `make`. Blank lines are skipped.
+
+    ValueError naming file and line for any other that is no row, OSError for a file that cannot be read.
+    """
+    path, out = Path(path), []
+    if growing and not path.exists():
+        return out
+    lines = _lines(path)
+    if growing and lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    strict = {} if growing else dict(object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode(), object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
+            row = json.loads(line.decode(), **strict)
             require(isinstance(row, dict), f"holds a {type(row).__name__}, not an object with named fields")
             out.append(make(row, number))
         except (ValueError, RecursionError) as e:
             raise ValueError(f"{path}, line {number}: {_told(e)}") from None
-    require(bool(out), f"{path} holds no rows")
+    require(growing or bool(out), f"{path} holds no rows")
     return out
 
 # %% ../../nbs/02_problems/1_plain_data.ipynb #000ed2e4
@@ -153,7 +165,7 @@ def check_fields(row: dict, required: Iterable[str], optional: Iterable[str] = (
     require(not missing, f"missing field{'s' * (len(missing) > 1)} {', '.join(sorted(missing))}")
     require(not unknown, f"unknown field{'s' * (len(unknown) > 1)} {', '.join(sorted(unknown))}")
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #c34248a6
+# %% ../../nbs/02_problems/1_plain_data.ipynb #04f1754d
 def _compressed(data: bytes) -> bytes:
     "gzip without name and time, so that the same rows are the same bytes."
     out = io.BytesIO()
@@ -163,14 +175,10 @@ def _compressed(data: bytes) -> bytes:
 
 
 def write_rows(rows: Iterable[dict], path: str | Path):
-    "One JSON object a line, compressed if the name ends in `.gz`. The file is written beside its place and then renamed, so it is there whole or as it was."
+    "One JSON object per line, compressed if the name ends in `.gz`; whole or not at all. OSError, naming the file."
     path = Path(path)
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        part.write_bytes(_compressed(data) if path.suffix == ".gz" else data)
-        part.replace(path)
+        write_whole(path, _compressed(data) if path.suffix == ".gz" else data)
     except OSError as e:
         raise type(e)(f"cannot write {path}: {e.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
