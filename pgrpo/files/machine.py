@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['cores', 'versions']
 
-# %% ../../nbs/91_files/4_machine.ipynb #1d5109cc
-__doc__ = """Facts about the machine and the installation. It imports neither torch nor transformers: asking is cheap."""
+# %% ../../nbs/91_files/4_machine.ipynb #58d1a4ce
+__doc__ = """Facts about the machine and the installation. It imports neither torch nor transformers."""
 
 import os
 import subprocess

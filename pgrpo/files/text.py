@@ -8,12 +8,12 @@ __doc__ = """A table as text, for terminals, notebooks and Markdown files."""
 
 from collections.abc import Sequence
 
-# %% ../../nbs/91_files/3_text.ipynb #4d663d7e
+# %% ../../nbs/91_files/3_text.ipynb #634837be
 def table(
     head: Sequence[str],            # the columns' names
     body: Sequence[Sequence[str]],  # lines, each as long as `head`
     markdown: bool = False,
-    left: int = 1,                  # how many columns hold names, which stand on the left; the others stand on the right
+    left: int = 1,                  # how many columns hold names, which stand on the left; the others on the right
 ) -> str:
     "A table as text: two spaces between columns, or Markdown. No line ends in spaces."
     if markdown:
