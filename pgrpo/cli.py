@@ -50,7 +50,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/12_cli/1_cli.ipynb #4b8ee68c
+# %% ../nbs/12_cli/1_cli.ipynb #44e89c2d
 def _train(args):
     from pgrpo.train import summary_table, train
     from pgrpo.train.sinks import sinks
@@ -154,7 +154,8 @@ def _check(args):
 def _build_policy(args):
     import torch
 
-    from pgrpo.policy import build_policy, policy_dir
+    from pgrpo.policy import policy_dir
+    from pgrpo.policy.embedded import build_policy
     torch.set_num_threads(args.threads)
     base = build_policy(args.out, args.steps, args.seed)
     for mode, row in base.items():
