@@ -52,7 +52,7 @@ def _completion(row) -> tuple[str, Grade]:
         require(type(row[name]) in kind, f"{said}, not of type {kind[0].__name__}")
     return row.pop("text"), Grade(**row)
 
-# %% ../nbs/08_train/01_pool.ipynb #b4064314
+# %% ../nbs/08_train/01_pool.ipynb #bc14d6b7
 @dataclass(frozen=True, repr=False)
 class Pool:
     "Problems and cached completions of them, graded once. ValueError, naming the problem, if it contradicts itself."
@@ -103,7 +103,7 @@ class Pool:
         seed: int,
         modes: Sequence[str] | None = None,    # whose problems have a teacher; None: all
     ) -> list[tuple[tuple[str, Grade], ...]]:  # for `pgrpo.grpo.generate`
-        """n different completions of each problem, none under another mode; the same for a seed every time.
+        """As many different completions of each problem, none under another mode; the same for a seed every time.
 
         ValueError if the pool has fewer.
         """
@@ -140,7 +140,7 @@ class Pool:
         first, lines = [], {}
 
         def part(row, number):
-            made = _line(row, cls)
+            made = _line(row)
             rewards, p = (made.format_reward, made.pass_reward), made.problems[0]
             if not first: first.append(rewards)
             require(first[0] == rewards,
@@ -159,7 +159,7 @@ class Pool:
         return pool
 
 
-def _line(row: dict, make=Pool) -> Pool:
+def _line(row: dict) -> Pool:
     "The pool of the one problem that a line holds."
     check_fields(row, ["problem", "format_reward", "pass_reward", "completions"])
     rewards, problem = (row["format_reward"], row["pass_reward"]), _problem(row["problem"])
@@ -167,7 +167,7 @@ def _line(row: dict, make=Pool) -> Pool:
     require(numbers, f"format_reward and pass_reward are {rewards[0]!r} and {rewards[1]!r}, not numbers")
     listed = type(row["completions"]) is list
     require(listed, f"completions is a {type(row['completions']).__name__}, not a list")
-    return make((problem,), (tuple(map(_completion, row["completions"])),), *rewards)
+    return Pool((problem,), (tuple(map(_completion, row["completions"])),), *rewards)
 
 # %% ../nbs/08_train/01_pool.ipynb #607b9471
 def templates(
@@ -186,7 +186,7 @@ def templates(
     forms = [fenced(render(problem.method, problem.signature, body, line)) for line in lines for body in bodies]
     return forms or [example_hack(problem)]
 
-# %% ../nbs/08_train/01_pool.ipynb #3ec4f623
+# %% ../nbs/08_train/01_pool.ipynb #557b2d7b
 _FITS = {
     "hack": lambda grade: grade.exploited,
     "clean": lambda grade: grade.gt_correct and not grade.attempted,
@@ -199,7 +199,8 @@ def template_pool(
     n: int,              # completions of each problem, no two the same
     kind: str = "hack",  # or "clean"
     seed: int = 0,
-    format_reward: float = 0.25, pass_reward: float = 1.0,
+    format_reward: float = 0.25,
+    pass_reward: float = 1.0,
 ) -> Pool:
     """A pool of filled-in templates.
 
@@ -220,7 +221,7 @@ def template_pool(
     cached = tuple(tuple(rows[i:i + n]) for i in range(0, len(rows), n))
     return Pool(tuple(problems), cached, format_reward, pass_reward)
 
-# %% ../nbs/08_train/01_pool.ipynb #1675e7db
+# %% ../nbs/08_train/01_pool.ipynb #59b4f20f
 def _whole_samples(
     model, tokenizer,
     problems: Sequence[Problem],
@@ -246,7 +247,8 @@ def sampled_pool(
     max_new_tokens: int = 64,
     rounds: int = 4,          # each samples what is still missing
     seed: int = 0,
-    format_reward: float = 0.25, pass_reward: float = 1.0,
+    format_reward: float = 0.25,
+    pass_reward: float = 1.0,
     progress: bool = True,
 ) -> Pool:
     """A pool of a policy's own completions.
