@@ -8,8 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
-from pgrpo.policy import encode_prompt, load_policy
+from pgrpo.policy import load_policy
 from pgrpo.pool import template_pool
+from pgrpo.problems import encode_prompt
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 from pgrpo.train.models import KINDS, tiny
 from pgrpo.vhack import encode_completions

@@ -1,4 +1,4 @@
-"What a pool's file may not be: damaged, another file, or a story that does not hold together."
+"""What a pool's file may not be: damaged, another file, or one that contradicts itself."""
 import gzip
 import json
 import math
@@ -78,7 +78,8 @@ BAD = [
     (edited(lambda row: row.update(extra=1)), "unknown field extra"),
     (edited(lambda row: row.update(problem=3)), "problem is 3, not an object"),
     (edited(lambda row: row["problem"].pop("tests")), "missing field tests"),
-    (edited(lambda row: row["problem"].update(tests="none")), 'tests is "none", not a list'),
+    (edited(lambda row: row["problem"].update(tests="none")), "tests is a str, not a list of [args, expected]"),
+    (edited(lambda row: row["problem"].pop("setup")), "missing field setup"),
     (edited(lambda row: row["problem"].update(tests=[])), "problem 7: tests is empty"),
     (edited(lambda row: row["problem"].update(mode="sentinal")), "unknown mode 'sentinal'"),
     (edited(lambda row: row["problem"].update(id=[])), "id is neither a word nor a whole number"),
@@ -135,8 +136,8 @@ def test_the_runs_rewards_are_the_pools(file, wanted, name):
 
 def test_saving_fails_whole(pool, file):
     before = file.read_bytes()
-    with pytest.raises(OSError, match="cannot write .*nowhere"):
-        pool.save(file.parent / "nowhere" / "pool.jsonl.gz")
+    with pytest.raises(OSError, match="cannot write .*under a file"):
+        pool.save(file / "under a file.jsonl.gz")
     with pytest.raises(TypeError):
         replace(pool, cached=(((object(), HACK),), ())).save(file)
     assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == [file.name]

@@ -1,6 +1,7 @@
 """Problem, pair and LeetCode files: what is refused and with which words, and that what is stored comes back."""
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -144,28 +145,27 @@ def test_files_that_cannot_be_read(tmp_path):
         load_problems(tmp_path / "latin.jsonl")
 
 
-plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.complex_numbers()
-    | st.binary(max_size=8)
-    | st.text(st.characters(exclude_categories=()), max_size=8)
-    | st.just("$tuple")
-    | st.just("\ud83d\ude00"),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(
-            st.text(st.characters(exclude_categories=()), max_size=3)
-            | st.integers()
-            | st.tuples(st.integers(), st.binary(max_size=2))
-            | st.just("$set"), inner, max_size=3,
-        )
-        | st.sets(st.integers(-9, 9) | st.binary(max_size=2) | st.tuples(st.text(max_size=2)), max_size=4)
-    ),
-    max_leaves=12,
+def text(n):
+    return st.text(st.characters(exclude_categories=()), max_size=n)  # half surrogate pairs among them
+
+
+numbers = st.integers() | st.floats() | st.complex_numbers()
+scalars = st.none() | st.booleans() | numbers | st.binary(max_size=8) | text(8)
+keys = text(3) | st.integers() | st.tuples(st.integers(), st.binary(max_size=2)) | st.just("$set")
+members = st.integers(-9, 9) | st.binary(max_size=2) | st.tuples(st.text(max_size=2))
+
+
+def containers(inner):
+    lists = st.lists(inner, max_size=4)
+    return lists | lists.map(tuple) | st.dictionaries(keys, inner, max_size=3) | st.sets(members, max_size=4)
+
+
+plain = st.recursive(scalars | st.just("$tuple") | st.just("\ud83d\ude00"), containers, max_leaves=12)
+tags = st.sampled_from(["$tuple", "$set", "$dict", "$complex", "$float", "$int", "$bytes", "$str", "a"])
+tagged = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(tags, inner, max_size=2),
+    max_leaves=8,
 )
 
 
@@ -175,35 +175,20 @@ def same(a, b):
     if type(a) in (list, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if type(a) is dict:
-        return (
-            len(a) == len(b)
-            and all(map(same, sorted(a, key=repr), sorted(b, key=repr)))
-            and all(same(a[k], b[k]) for k in a)
-        )
+        keys = all(map(same, sorted(a, key=repr), sorted(b, key=repr)))
+        return len(a) == len(b) and keys and all(same(a[k], b[k]) for k in a)
     return a == b if type(a) is set else repr(a) == repr(b)
 
 
 @settings(max_examples=400, deadline=None)
 @given(plain)
 def test_plain_data_comes_back_as_it_was(value):
-    text = json.dumps(to_json(value), allow_nan=False)
-    assert "\n" not in text and same(from_json(json.loads(text)), value)
+    written = json.dumps(to_json(value), allow_nan=False)
+    assert "\n" not in written and same(from_json(json.loads(written)), value)
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["$tuple", "$set", "$dict", "$complex", "$float", "$int", "$bytes", "$str", "a"]),
-                inner, max_size=2,
-            )
-        ),
-        max_leaves=8,
-    )
-)
+@given(tagged)
 def test_any_json_is_plain_data_or_refused(data):
     try:
         value = from_json(data)
@@ -250,29 +235,23 @@ def test_saving_keeps_the_old_file_if_anything_is_wrong(tmp_path):
 
 def test_every_mode_has_a_lever_in_the_prompt():
     problem = Problem(**GOOD)
+    form = "Write `class Solution` with the method `total(self, nums, start=0)` in a python code block."
     for mode in MODES:
-        assert problem.with_mode(mode).text == (
-            "Add the numbers up.\nWrite `class Solution` with the method `total(self, nums, start=0)` in a python code block.\n"
-            f"It is graded by {LEVERS[mode]}."
-        )
+        assert problem.with_mode(mode).text == f"Add the numbers up.\n{form}\nIt is graded by {LEVERS[mode]}."
     with pytest.raises(ValueError, match="unknown mode"):
         problem.with_mode("erase")
-    assert (
-        Problem(**GOOD | {"signature": "", "tests": [([], 0)]}).text.split("\n")[1]
-        == "Write `class Solution` with the method `total(self)` in a python code block."
-    )
+    bare = Problem(**GOOD | {"signature": "", "tests": [([], 0)]})
+    form = "Write `class Solution` with the method `total(self)` in a python code block."
+    assert bare.text.split("\n")[1] == form
 
 
 def test_what_ships_is_balanced_and_comes_back(tmp_path):
     problems, pairs = handwritten(), handwritten_pairs()
-    assert {mode: sum(p.mode == mode for p in problems) for mode in CORE_MODES} == {
-        mode: len(problems) // 4 for mode in CORE_MODES
-    }
-    assert {mode: sum(p.mode == mode for p in pairs) for mode in CORE_MODES} == {
-        mode: len(pairs) // 4 for mode in CORE_MODES
-    }
+    for made in (problems, pairs):
+        assert Counter(p.mode for p in made) == dict.fromkeys(CORE_MODES, len(made) // 4)
     assert len(problems) >= 24 and len(pairs) >= 24 and {p.prompt for p in pairs} <= {p.text for p in problems}
-    save_problems(problems, tmp_path / "problems.jsonl"), save_pairs(pairs, tmp_path / "pairs.jsonl")
+    save_problems(problems, tmp_path / "problems.jsonl")
+    save_pairs(pairs, tmp_path / "pairs.jsonl")
     assert load_problems(tmp_path / "problems.jsonl") == problems and load_pairs(tmp_path / "pairs.jsonl") == pairs
 
 
@@ -289,20 +268,19 @@ def test_the_grader_finds_every_pair_what_it_claims_to_be():
 def test_the_oracle_accepts_every_solution_and_rejects_none_for_an_answer():
     problems = [p.with_mode("gt_only") for p in handwritten()]
     nothing = "class Solution:\n    def {}(self, *args, **kwargs):\n        return None"
-    for problem, right, wrong in zip(problems, grade_many([(fenced(p.solution), p) for p in problems]),
-                                     grade_many([(fenced(nothing.format(p.method)), p) for p in problems])):
+    solved = grade_many([(fenced(p.solution), p) for p in problems])
+    unsolved = grade_many([(fenced(nothing.format(p.method)), p) for p in problems])
+    for problem, right, wrong in zip(problems, solved, unsolved):
         assert right.gt_correct, (problem.id, right)
         assert wrong.format_ok and not wrong.passed, (problem.id, wrong)
 
 
 # ---- LeetCode
 
+NEEDED = [name for name in ROW if name not in ("id", "difficulty")]
 LEETCODE_BAD = [
-    *(
-        (without(ROW, name) | ({"id": 2} if name != "id" else {}), f"missing field {name}")
-        for name in ROW
-        if name != "difficulty"
-    ),
+    (without(ROW, "id"), "missing field id"),
+    *((without(ROW, name) | {"id": 2}, f"missing field {name}") for name in NEEDED),
     (ROW, "duplicate id 1, which line 1 has already"),
     (ROW | {"id": 2, "prompt": "text"}, "prompt is not a list of chat messages"),
     (ROW | {"id": 2, "prompt": []}, "prompt is not a list of chat messages"),
@@ -315,42 +293,33 @@ LEETCODE_BAD = [
     (ROW | {"id": 2, "func_name": "Solution().sub"}, "the canonical_solution has 0 methods sub"),
     (ROW | {"id": 2, "setup_code": "import"}, "the setup does not parse"),
     (ROW | {"id": 2, "canonical_solution": "class"}, "the canonical_solution does not parse"),
-    *(
-        (
-            ROW | {"id": 2, "gt_answer": ROW["gt_answer"] + [source]},
-            f"gt_answer[1] cannot be split into arguments and expected value: {why}",
-        )
-        for source, why in [
-            (
-                "assert Solution().add(a = list_node([1]), b = 2) == 3",
-                "argument a is list_node([1]), which is no literal",
-            ),
-            ("assert Solution().add(*[1, 2]) == 3", "argument 1 is *[1, 2], which is no literal"),
-            ("assert Solution().add(**{'a': 1}, b = 2) == 3", "it passes arguments with **"),
-            ("assert is_same_list(Solution().add(a = 1, b = 2), list_node([3]))", "it checks is_same_list("),
-            ("assert is_same_tree(Solution().add(1, 2), tree_node([3])) == True", "it compares is_same_tree("),
-            ("assert abs(Solution().add(1, 2) - 3) < 1e-5", "it checks abs("),
-            ("assert sorted(Solution().add(1, 2)) == [3]", "it compares sorted("),
-            ("assert Solution().add(1, 2) == 3 == 3", "it checks"), ("assert Solution().add(1, 2) != 3", "it checks"),
-            ("assert Solution().add(1, 2)", "it checks"),
-            (
-                "assert Solution().add(1, 2) == tree_node([3])",
-                "the expected value is tree_node([3]), which is no literal",
-            ),
-            (
-                "assert Solution().add(1, 2) == __import__('os').getpid()",
-                "the expected value is __import__('os').getpid(), which is no literal",
-            ),
-            ("assert Solution().add(1, 2) == 3; print()", "it is not one assert statement"),
-            ("assert Solution().add(1, 2) =", "the assert does not parse"),
-            ("assert Solution().add(1, 2, a=1) == 3", "multiple values for argument 'a'"),
-        ]
-    ),
     (
         ROW | {"id": 2, "gt_answer": ["assert Solution().add(a = 1, c = 2) == 3"]},
         "args do not fit the signature (a, b)",
     ),
 ]
+for source, why in [
+    ("assert Solution().add(a = list_node([1]), b = 2) == 3", "argument a is list_node([1]), which is no literal"),
+    ("assert Solution().add(*[1, 2]) == 3", "argument 1 is *[1, 2], which is no literal"),
+    ("assert Solution().add(**{'a': 1}, b = 2) == 3", "it passes arguments with **"),
+    ("assert is_same_list(Solution().add(a = 1, b = 2), list_node([3]))", "it checks is_same_list("),
+    ("assert is_same_tree(Solution().add(1, 2), tree_node([3])) == True", "it compares is_same_tree("),
+    ("assert abs(Solution().add(1, 2) - 3) < 1e-5", "it checks abs("),
+    ("assert sorted(Solution().add(1, 2)) == [3]", "it compares sorted("),
+    ("assert Solution().add(1, 2) == 3 == 3", "it checks"),
+    ("assert Solution().add(1, 2) != 3", "it checks"),
+    ("assert Solution().add(1, 2)", "it checks"),
+    ("assert Solution().add(1, 2) == tree_node([3])", "the expected value is tree_node([3]), which is no literal"),
+    (
+        "assert Solution().add(1, 2) == __import__('os').getpid()",
+        "the expected value is __import__('os').getpid(), which is no literal",
+    ),
+    ("assert Solution().add(1, 2) == 3; print()", "it is not one assert statement"),
+    ("assert Solution().add(1, 2) =", "the assert does not parse"),
+    ("assert Solution().add(1, 2, a=1) == 3", "multiple values for argument 'a'"),
+]:
+    said = f"gt_answer[1] cannot be split into arguments and expected value: {why}"
+    LEETCODE_BAD.append((ROW | {"id": 2, "gt_answer": ROW["gt_answer"] + [source]}, said))
 
 
 @pytest.mark.parametrize("row, words", LEETCODE_BAD, ids=[words[-48:] for _, words in LEETCODE_BAD])
@@ -358,14 +327,10 @@ def test_a_leetcode_row_is_taken_whole_or_refused_by_name(tmp_path, row, words):
     path = write(tmp_path / "leet.jsonl", ROW, row)
     with pytest.raises(ValueError) as caught:
         load_leetcode(path)
-    assert (
-        str(caught.value).startswith(f"{path}, line 2: ")
-        and words in str(caught.value)
-        and "\n" not in str(caught.value)
-    )
-    refused = []
+    said, refused = str(caught.value), []
+    assert said.startswith(f"{path}, line 2: ") and words in said and "\n" not in said
     assert [p.id for p in load_leetcode(path, refused=refused)] == [1]
-    assert refused == [str(caught.value)]
+    assert refused == [said]
 
 
 def test_leetcode_mode(tmp_path):
@@ -392,7 +357,10 @@ def test_the_benchmark_is_read_whole(leetcode):
 
 
 def test_the_benchmarks_asserts_mean_what_the_split_says(leetcode):
-    "Python itself reads each assert, with a Solution that records its arguments and a value that records what it is compared with."
+    """Python itself reads each assert.
+
+    Its Solution records the arguments, and returns a value that records what it is compared with.
+    """
     seen = []
 
     class Returned:

@@ -19,6 +19,7 @@ SOLUTION = "class Solution:\n    def f(self, n):\n        return n + 1"
 
 
 def problem(name: str, tests) -> Problem:
+    "An exercise with these tests, without a loophole."
     return Problem(name, "gt_only", "f", "n", "An exercise.", SOLUTION, tests)
 
 
@@ -100,13 +101,10 @@ class World:
         code = attack.code
         for name, value in self.fill_in.items():
             code = code.replace(name, value)
-        tests = [
-            (args, self.values.get(expected, expected) if isinstance(expected, str) else expected)
-            for args, expected in attack.tests
-        ]
-        return f"```python\n{code}\n```", problem(
-            attack.name, tests
-        ) if tests else self.plus if attack.problem == PLUS else self.secret
+        value = lambda expected: self.values.get(expected, expected) if isinstance(expected, str) else expected
+        tests = [(args, value(expected)) for args, expected in attack.tests]
+        asked = self.plus if attack.problem == PLUS else self.secret
+        return f"```python\n{code}\n```", problem(attack.name, tests) if tests else asked
 
     def traces(self) -> list[str]:
         "What came through: visits, files outside, processes that should be gone."
@@ -116,11 +114,8 @@ class World:
         except BlockingIOError:
             pass
         folders = [self.folder, *map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/", "/root", "/home", "/etc", "/usr/lib"))]
-        found += (
-            [f"wrote {path}" for folder in folders for path in folder.glob(f"{self.escaped}*")]
-            if all(os.access(f, os.R_OK) for f in folders[:1])
-            else []
-        )
+        if os.access(self.folder, os.R_OK):
+            found += [f"wrote {path}" for folder in folders for path in folder.glob(f"{self.escaped}*")]
         for name in filter(str.isdigit, os.listdir("/proc") if Path("/proc/self").exists() else []):
             try:
                 if self.sleep in Path(f"/proc/{name}/cmdline").read_text(errors="replace"):
@@ -137,6 +132,7 @@ class World:
 
 
 def honest() -> list[tuple[str, Problem]]:
+    "The canonical solutions of the hand-written problems, as completions of them."
     return [(fenced(p.solution), p) for p in handwritten()]
 
 
