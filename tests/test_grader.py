@@ -80,12 +80,11 @@ def test_order_and_repeats(monkeypatch):
     assert grade_many([]) == []
 
 
-def everything(task):
-    return json.dumps(json.loads(task.request))
-
-
 def test_no_expected_value_enters_the_oracle(monkeypatch):
-    "Whatever the mode, and whatever the submission does, what is handed to the oracle's workers is the same when the expected values change."
+    """What is handed to the oracle's workers is the same when the expected values change.
+
+    So it is whatever the mode, and whatever the submission does.
+    """
     seen = []
     for pool in (grader._oracle, grader._flawed):
         monkeypatch.setattr(
@@ -201,7 +200,7 @@ def test_modules_that_grade_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# --- comparison ----------------------------------------------------------------------------------------------------------------------
+# --- comparison -------------------------------------------------------------------------------------------------------
 
 scalars = (
     st.none()
@@ -280,7 +279,7 @@ def test_values_come_back_through_the_sandbox_without_loss():
     assert g.gt_correct, g.detail
 
 
-# --- any text ------------------------------------------------------------------------------------------------------------------------
+# --- any text ---------------------------------------------------------------------------------------------------------
 
 SCRAPS = st.sampled_from(
     [
@@ -353,14 +352,14 @@ def test_grading_from_threads():
     assert all(g.gt_correct for i in range(4) for g in results[i])
 
 
-# --- real problems -------------------------------------------------------------------------------------------------------------------
+# --- real problems ----------------------------------------------------------------------------------------------------
 
 LEETCODE = Path(__file__).parents[2] / "shared" / "data" / "leetcode_test_medhard.jsonl"
 
 
 @pytest.mark.skipif(not LEETCODE.exists(), reason="the LeetCode benchmark's file is not on this machine")
 def test_leetcode():
-    "Canonical solutions are right, each within ten seconds of CPU time for all its tests; `return None` in their place is wrong."
+    "Canonical solutions are right, within ten seconds of CPU time for all tests of one; `return None` is wrong."
     problems = load_leetcode(LEETCODE, mode="gt_only")
     assert len(problems) == 119
     grades = grade_many(
