@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #ab99239f
+# %% ../../nbs/03_sandbox/6_worker.ipynb #a8a7d1cc
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
@@ -19,8 +19,8 @@ Why an expected value cannot be met in a child of the oracle's workers, on the w
    other workers, of a pool that the oracle never uses. A worker whose children are judged by the oracle has not
    been sent an expected value in its life.
 3. A child reads, closes, confines itself, and only then looks at the submission. When the submission runs, the
-   process holds three descriptors: `/dev/null`, a pipe for its output and one for its records. The control socket
-   is not among them, so the worker's report of how a run ended is written by nobody else.
+   process holds `/dev/null`, a pipe for its output and one for its records, and no other descriptor. The control
+   socket is not among them, so the worker's report of how a run ended is written by nobody else.
 4. A run is over when every process of it is gone: `Jail.finish` ends what is left before the report is sent.
 
 What this does not protect from: whatever all processes of a machine share. A submission can measure how busy it is.
@@ -59,8 +59,8 @@ def read_exactly(fd: int, n: int) -> bytes:
         n -= len(part)
     return b"".join(parts)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #6055c222
-def _close_all_but_three(jail: Jail):
+# %% ../../nbs/03_sandbox/6_worker.ipynb #0471d74c
+def _close_the_rest(jail: Jail):
     "Keep input, output and the pipe for records, and for a moment the rules that the child will put itself under."
     os.dup2(STDOUT, 1)
     os.dup2(0, 2)
@@ -74,7 +74,7 @@ def _close_all_but_three(jail: Jail):
 def _child(jail: Jail, limits: Limits, length: int):
     "Read a request of so many bytes, give up what a submission is not to have, and run it."
     body = read_exactly(REQUEST, length)
-    _close_all_but_three(jail)
+    _close_the_rest(jail)
     try:
         jail.confine(limits)
     except BaseException as e:
