@@ -29,7 +29,7 @@ from ..sandbox import Sandbox
 from ..sandbox.isolation import LAYERS, Limits
 from ..sandbox.protocol import Run, Task, read_reply
 
-# %% ../../nbs/04_grader/3_probes.ipynb #0c3f8c99
+# %% ../../nbs/04_grader/3_probes.ipynb #b0125a81
 _ALWAYS = {
     "environment": "a few harmless variables, and no other of this process's",
     "descriptors": "no open descriptor but input, output and the pipe for answers",
@@ -76,6 +76,7 @@ def _reachable():
 
 
 def _task(body: str) -> Task:
+    "A submission whose method has this body."
     lines = "".join(f"\n        {line}" for line in body.split("\n"))
     code = f"class Solution:\n    def f(self):{lines}"
     request = {"setup": "", "code": code, "method": "f", "mode": "gt_only", "calls": ["[]"]}
@@ -83,6 +84,7 @@ def _task(body: str) -> Task:
 
 
 def _through(name: str, run: Run) -> bool:
+    "Whether a layer's probe got through."
     return run.ended != "cpu" if name == "clocks" else read_reply(run).record(0).get("value") is True
 
 # %% ../../nbs/04_grader/3_probes.ipynb #b0221d22

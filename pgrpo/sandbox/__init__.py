@@ -41,7 +41,7 @@ from .isolation import LAYERS
 from .link import Worker
 from .protocol import Run, Task
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #e111c124
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #bfaee040
 _pools = weakref.WeakSet()
 
 
@@ -76,11 +76,13 @@ class Sandbox:
                 raise
 
     def _start(self) -> Worker:
+        "Start one more worker, which has not yet said that it is ready."
         worker = Worker(self.layers)
         self._workers.append(worker)
         return worker
 
     def _ready(self) -> list[Worker]:
+        "As many live workers as there should be, once each has said that it is ready."
         dead = [w for w in self._workers if w.process.poll() is not None]
         for worker in dead:
             worker.close()
@@ -101,6 +103,7 @@ class Sandbox:
             worker.close()
 
     def _forget(self):
+        "In a fork: leave the workers to the process that started them."
         for worker in self._workers:
             worker.forget()
         self._workers, self._lock = [], threading.RLock()
@@ -142,7 +145,7 @@ def _tell(missing: dict[str, str]):
             text += " Submissions can read your files, the answers among them: grade only code that you trust."
         warnings.warn(text, stacklevel=5)
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #fc8f12a6
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #aec7622d
 _PAUSE = 0.02  # seconds between two looks into the pipes: to be woken for every record would cost more than grading
 
 
@@ -154,6 +157,7 @@ class _Batch:
         self.given_up_once, self.selector, self.next_round = set(), selectors.DefaultSelector(), 0.0
 
     def go(self) -> list[Run]:
+        "Run every task."
         with self.selector:
             for worker in list(self.pool._ready()):
                 self.enlist(worker)
@@ -168,6 +172,7 @@ class _Batch:
         return self.runs
 
     def enlist(self, worker: Worker):
+        "Listen to a worker from now on, and give it something to do."
         self.selector.register(worker.control, selectors.EVENT_READ, worker)
         self.assign(worker)
 
@@ -183,6 +188,7 @@ class _Batch:
                 self.replace(worker)
 
     def assign(self, worker: Worker):
+        "Give an idle worker the next task, if there is one."
         if self.todo:
             try:
                 worker.give(*self.todo.popleft())
@@ -192,6 +198,7 @@ class _Batch:
                 self.selector.register(worker.request, selectors.EVENT_WRITE, worker)
 
     def listen(self, worker: Worker, fd: int):
+        "A worker's socket speaks, or its request pipe takes more."
         if worker not in self.pool._workers:
             return
         try:
