@@ -251,7 +251,8 @@ def test_any_reply_is_compared(expected, data):
 def test_values_come_back_through_the_sandbox_without_loss():
     values = [
         2**200, -(2**53), 0.1 + 0.2, -0.0, math.inf, math.nan, 1e-310, 3 - 2j, "\ud800\0é🎉", b"\x00\xff", [], (),
-        set(), {}, {(1, "a"): {b"x", None}}, [[[(1,), {2: [3]}]]], {"$tuple": [1]}, "x" * 10_000, list(range(2000)), True,
+        set(), {}, {(1, "a"): {b"x", None}}, [[[(1,), {2: [3]}]]], {"$tuple": [1]}, "x" * 10_000, list(range(2000)),
+        True,
     ]
     problem = Problem(
         "id", "gt_only", "f", "x", "Return x.",
