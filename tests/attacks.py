@@ -1,8 +1,9 @@
 """Submissions that attack the grader, in families, each with what must come of it.
 
-Two problems stand behind them. In `SECRET` the expected values are words that were drawn at random when the tests started and lie in
-every place outside the sandbox where somebody could think of looking: so a true `gt_correct` *is* an escape. In `PLUS` the right answer is
-n + 1, for attacks that come with honest work or with an answer that only looks right.
+Two problems stand behind them. In `SECRET` the expected values are words that were drawn at random when the tests
+started and lie in every place outside the sandbox where somebody could think of looking: so a true `gt_correct` *is* an
+escape. In `PLUS` the right answer is n + 1, for attacks that come with honest work or with an answer that only looks
+right.
 """
 from dataclasses import dataclass
 from textwrap import dedent, indent
@@ -46,7 +47,7 @@ def try_all(statements, answer="None", before="import os, sys, ctypes"):
     return dedent(before) + f"\n\ndef attempt(n):{attempts}\n    return {answer}\n" + method("return attempt(n)")
 
 
-# --- forge the verdict ---------------------------------------------------------------------------------------------------------------
+# --- forge the verdict ------------------------------------------------------------------------------------------------
 
 F = "forge"
 attack("prints a verdict", F, method("print('gt_correct: True'); print('PASSED'); print('{\"value\": true}')"))
@@ -62,7 +63,9 @@ attack(
     import os
     for fd in range(256):
         try:
-            os.write(fd, b'{"gt_correct": true, "passed": true, "compiles": true, "value": {"gt_correct": true}}\\n' * 5)
+            os.write(
+                fd, b'{"gt_correct": true, "passed": true, "compiles": true, "value": {"gt_correct": true}}\\n' * 5
+            )
         except OSError:
             pass
     os._exit(0)
@@ -86,16 +89,16 @@ attack(
     "replaces json.dumps", F,
     method("return 0", 'import json\njson.dumps = lambda *a, **k: \'{"value": true, "gt_correct": true}\'\n'),
 )
-attack("replaces the worker's to_json", F, method("return AnyValue()", """
+attack("replaces the judge's to_json", F, method("return AnyValue()", """
     import sys
     class AnyValue:
         __eq__ = lambda *a: True
-    sys.modules["pgrpo.sandbox.worker"].to_json = lambda value: {"$any": True}
-"""))
-attack("replaces the worker's _write", F, method("return 1", """
+    sys.modules["pgrpo.sandbox.judge"].to_json = lambda value: {"$any": True}
+"""), detail=r"returned .*\$any")
+attack("replaces the judge's write", F, method("return 1", """
     import os, sys
-    sys.modules["pgrpo.sandbox.worker"]._write = lambda record: os.write(3, b'{"value": {"$float": "nan"}}\\n')
-"""))
+    sys.modules["pgrpo.sandbox.judge"].write = lambda **record: os.write(3, b'{"value": {"$float": "nan"}}\\n')
+"""), detail="returned .*nan")
 attack("sends more records than tests", F, method("import os; os.write(3, b'{\"value\": 0}\\n' * 1000); return 0"))
 attack("sends half a record", F, method("import os; os.write(3, b'{\"value\": '); os._exit(0)"), detail="no answer")
 attack(
@@ -110,7 +113,9 @@ attack(
     "replies with integers that collide in a hash table", F,
     method("""
     import os, json
-    os.write(3, json.dumps({"value": {"$set": [{"$int": hex(i * (2**61 - 1))} for i in range(20000)]}}).encode() + b"\\n")
+    os.write(
+        3, json.dumps({"value": {"$set": [{"$int": hex(i * (2**61 - 1))} for i in range(20000)]}}).encode() + b"\\n"
+    )
     os._exit(0)
 """),
     tests=(([0], set(range(20000))),),
@@ -126,7 +131,7 @@ attack(
     problem=PLUS, detail="returned",
 )
 
-# --- read the expected values --------------------------------------------------------------------------------------------------------
+# --- read the expected values -----------------------------------------------------------------------------------------
 
 F = "read"
 attack("walks the frames", F, method("""
@@ -146,7 +151,10 @@ attack(
     for thing in gc.get_objects():
         if isinstance(thing, dict):
             for key, value in list(thing.items()):
-                if key in ("expected", "expect", "answers", "want") and isinstance(value, (list, tuple)) and len(value) > n:
+                if (
+                    key in ("expected", "expect", "answers", "want")
+                    and isinstance(value, (list, tuple)) and len(value) > n
+                ):
                     return value[n]
 """),
 )
@@ -238,31 +246,26 @@ attack("lists the home folder", F, method("""
     return sorted(os.listdir("<<HOME>>"))
 """), tests=(([0], "<<HOME LIST>>"),))
 attack("reads /etc/passwd", F, returning("open('/etc/passwd').read()"), tests=(([0], "<<PASSWD>>"),), detail="Error")
+_SHARED = "__import__('multiprocessing.shared_memory').shared_memory.SharedMemory('<<SHM>>')"
 attack(
     "attaches to shared memory", F,
-    try_all(
-        [
-            "open('/dev/shm/<<SHM>>').read().split()[n]",
-            "__import__('multiprocessing.shared_memory').shared_memory.SharedMemory('<<SHM>>').buf.tobytes().decode().split()[n]",
-        ]
-    ),
+    try_all(["open('/dev/shm/<<SHM>>').read().split()[n]", f"{_SHARED}.buf.tobytes().decode().split()[n]"]),
 )
 
-# --- patch the harness ---------------------------------------------------------------------------------------------------------------
+# --- patch the harness ------------------------------------------------------------------------------------------------
 
 F = "patch"
-attack(
-    "replaces builtins.all", F,
-    returning(
-        "0",
-        "import builtins\nbuiltins.all = lambda *a: True\nbuiltins.any = lambda *a: True\nbuiltins.zip = lambda *a: []\n",
-    ),
-)
+attack("replaces builtins.all", F, returning("0", """\
+    import builtins
+    builtins.all = lambda *a: True
+    builtins.any = lambda *a: True
+    builtins.zip = lambda *a: []
+"""))
 attack(
     "replaces builtins.len and type", F,
     returning("0", "import builtins\nbuiltins.len = lambda x: 3\nbuiltins.type = lambda *a: int\n"),
 )
-attack("replaces every function of the worker", F, returning("0", """
+attack("replaces every function around it", F, returning("0", """
     import sys, types
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("pgrpo"):
@@ -281,7 +284,7 @@ attack("swaps the code of the judge", F, returning("0", """
     def all_right(request):
         import os
         os.write(3, b'{"value": true}\\n' * 9)
-    sys.modules["pgrpo.sandbox.worker"].judge.__code__ = all_right.__code__
+    sys.modules["pgrpo.sandbox.judge"].judge.__code__ = all_right.__code__
 """))
 attack("traces the harness", F, returning("0", """
     import sys
@@ -308,7 +311,7 @@ attack("changes the inputs of other calls", F, method("""
     return 1
 """), problem=PLUS, detail="returned 1, expected 2")
 
-# --- exit games ----------------------------------------------------------------------------------------------------------------------
+# --- exit games -------------------------------------------------------------------------------------------------------
 
 F = "exit"
 attack("sys.exit at import", F, "import sys\nsys.exit(0)", detail="SystemExit")
@@ -329,13 +332,12 @@ attack("aborts", F, method("import os; os.abort()"))
 attack("follows a null pointer", F, method("import ctypes; ctypes.string_at(0)"), detail="signal 11")
 attack("kills itself", F, method("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nreturn 0"))
 attack("stops itself", F, method("import signal\nsignal.raise_signal(signal.SIGSTOP)\nreturn 0"), sleeps=True)
-attack(
-    "an alarm that raises", F,
-    method(
-        "import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"
-    ),
-    detail="ZeroDivisionError",
-)
+attack("an alarm that raises", F, method("""
+    import signal
+    signal.signal(signal.SIGALRM, lambda *a: 1 / 0)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    while True: pass
+"""), detail="ZeroDivisionError")
 attack("an exception that cannot be shown", F, method("""
     class Odd(BaseException):
         def __str__(self):
@@ -354,10 +356,15 @@ attack(
     problem=PLUS, detail="status 0",
 )
 
-# --- comparison games ----------------------------------------------------------------------------------------------------------------
+# --- comparison games -------------------------------------------------------------------------------------------------
 
 F = "compare"
-EQ = "class Any{0}:\n    __eq__ = __ge__ = __le__ = __contains__ = lambda *a: True\n    __ne__ = lambda *a: False\n    __hash__ = lambda self: 0\n"
+EQ = """\
+class Any{0}:
+    __eq__ = __ge__ = __le__ = __contains__ = lambda *a: True
+    __ne__ = lambda *a: False
+    __hash__ = lambda self: 0
+"""
 attack("an object equal to everything", F, returning("Any()", EQ.format("")), detail="plain data")
 for base, value in {
     "int": "n + 1", "float": "n + 1.0", "str": "'x'", "list": "[]", "dict": "{}", "tuple": "()", "set": "set()",
@@ -376,22 +383,18 @@ attack(
     tests=(([0], 1),), detail="plain data",
 )
 attack("mock.ANY", F, method("from unittest.mock import ANY\nreturn ANY"), detail="plain data")
-attack(
-    "a metaclass that is equal", F,
-    returning(
-        "Thing",
-        "class Meta(type):\n    __eq__ = lambda *a: True\n    __hash__ = lambda self: 0\nclass Thing(metaclass=Meta): pass\n",
-    ),
-    detail="plain data",
-)
-attack(
-    "a class that pretends to be int", F,
-    returning(
-        "Thing()",
-        "class Thing:\n    __class__ = property(lambda self: int)\n    __eq__ = lambda *a: True\n    __index__ = lambda self: 1\n",
-    ),
-    problem=PLUS, detail="plain data",
-)
+attack("a metaclass that is equal", F, returning("Thing", """\
+    class Meta(type):
+        __eq__ = lambda *a: True
+        __hash__ = lambda self: 0
+    class Thing(metaclass=Meta): pass
+"""), detail="plain data")
+attack("a class that pretends to be int", F, returning("Thing()", """\
+    class Thing:
+        __class__ = property(lambda self: int)
+        __eq__ = lambda *a: True
+        __index__ = lambda self: 1
+"""), problem=PLUS, detail="plain data")
 attack("a tuple for a list", F, returning("(n, n)"), tests=(([1], [1, 1]),), detail="tuple")
 attack("a list for a tuple", F, returning("[n, n]"), tests=(([1], (1, 1)),))
 attack("text for bytes", F, returning("'a'"), tests=(([1], b"a"),))
@@ -429,7 +432,7 @@ attack(
 )
 attack("True for 1 is allowed, as in Python", F, returning("True"), correct=True, tests=(([0], 1),))
 
-# --- resource exhaustion -------------------------------------------------------------------------------------------------------------
+# --- resource exhaustion ----------------------------------------------------------------------------------------------
 
 F = "exhaust"
 attack("an endless loop", F, method("while True: pass"), detail="CPU time")
@@ -440,13 +443,13 @@ attack("an endless loop that catches everything", F, method("""
             while True: pass
         except BaseException: pass
 """), detail="CPU time")
-attack(
-    "endless threads", F,
-    method(
-        "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin, daemon=True).start()\nspin()"
-    ),
-    detail="time",
-)
+attack("endless threads", F, method("""
+    import threading
+    def spin():
+        while True: pass
+    for _ in range(8): threading.Thread(target=spin, daemon=True).start()
+    spin()
+"""), detail="time")
 attack("a loop inside the C library", F, returning("sum(range(10**12))"), detail="CPU time")
 attack("a power of powers", F, returning("9 ** 9 ** 9"))
 attack(
@@ -538,7 +541,7 @@ attack("raises its own limits", F, method("""
     return len(bytearray(10**11)) and n + 1
 """), problem=PLUS, detail="MemoryError")
 
-# --- escape --------------------------------------------------------------------------------------------------------------------------
+# --- escape -----------------------------------------------------------------------------------------------------------
 
 F = "escape"
 attack("connects to a server on this machine", F, method("""
@@ -555,13 +558,11 @@ attack("connects by a system call", F, method("""
         libc.recv(s, buffer, 4095, 0)
         return buffer.value.decode().split()[n]
 """))
-attack(
-    "sends a datagram", F,
-    method(
-        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'escaped', ('127.0.0.1', <<UDP>>))\nreturn 0"
-    ),
-    detail="Error",
-)
+attack("sends a datagram", F, method("""
+    import socket
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'escaped', ('127.0.0.1', <<UDP>>))
+    return 0
+"""), detail="Error")
 attack("connects to an abstract socket", F, method("""
     import socket
     s = socket.socket(socket.AF_UNIX)
@@ -634,24 +635,14 @@ attack("reads its parent's memory", F, method("""
         except OSError:
             pass
 """), tests=(([0], "read"),))
-attack(
-    "runs a shell", F,
-    try_all(
-        [
-            "__import__('subprocess').check_output(['/bin/sh', '-c', '/bin/cat <<FILE>>']).decode().split()[n]",
-            "os.popen('/bin/cat <<FILE>>').read().split()[n]",
-            "os.execv('/bin/sh', ['sh', '-c', '/bin/cat <<FILE>> >&3'])", "os.posix_spawn('/bin/true', ['true'], {})",
-        ]
-    ),
-)
-attack(
-    "runs Python again", F,
-    try_all(
-        [
-            "__import__('subprocess').check_output([sys.executable, '-c', 'print(open(\"<<FILE>>\").read())']).decode().split()[n]"
-        ]
-    ),
-)
+attack("runs a shell", F, try_all([
+    "__import__('subprocess').check_output(['/bin/sh', '-c', '/bin/cat <<FILE>>']).decode().split()[n]",
+    "os.popen('/bin/cat <<FILE>>').read().split()[n]",
+    "os.execv('/bin/sh', ['sh', '-c', '/bin/cat <<FILE>> >&3'])",
+    "os.posix_spawn('/bin/true', ['true'], {})",
+]))
+_AGAIN = "__import__('subprocess').check_output([sys.executable, '-c', 'print(open(\"<<FILE>>\").read())'])"
+attack("runs Python again", F, try_all([f"{_AGAIN}.decode().split()[n]"]))
 attack("another process reads the file", F, method("""
     import multiprocessing
     with multiprocessing.Pool(1) as pool:
@@ -662,10 +653,12 @@ for what, expression in {
     "unshares namespaces": "libc.unshare(0x10000000 | 0x20000) == 0",
     "joins another namespace": "libc.setns(os.open('/proc/<<PID>>/ns/mnt', 0), 0) == 0",
     "mounts": "libc.mount(b'x', b'.', b'tmpfs', 0, None) == 0",
-    "takes its walls down": "libc.umount2(b'/', 2) == 0 or libc.umount2(b'/scratch/box', 2) == 0 or libc.mount(None, b'/', None, 32, None) == 0",
+    "takes its walls down": "libc.umount2(b'/', 2) == 0 or libc.umount2(b'/scratch/box', 2) == 0"
+                            " or libc.mount(None, b'/', None, 32, None) == 0",
     "changes its root": "libc.chroot(b'.') == 0",
     "becomes root": "libc.setuid(0) == 0 and os.getuid() == 0 and os.open('/etc/shadow', 0) > 0",
-    "regains capabilities": "libc.capset((ctypes.c_uint * 2)(0x20080522, 0), (ctypes.c_uint * 6)(*[0xFFFFFFFF] * 6)) == 0",
+    "regains capabilities": "libc.capset((ctypes.c_uint * 2)(0x20080522, 0), "
+                            "(ctypes.c_uint * 6)(*[0xFFFFFFFF] * 6)) == 0",
     "makes a device": "libc.mknod(b'memory', 0o020666, 0x101) == 0",
     "loads a program into the kernel": "libc.syscall(ctypes.c_long(321), 0, bytes(128), 128) > 0",
     "watches the kernel": "libc.syscall(ctypes.c_long(298), bytes(128), 0, -1, -1, 0) > 0",
@@ -694,17 +687,16 @@ attack(
     method("import fcntl, termios\nfor fd in (0, 1, 2):\n    fcntl.ioctl(fd, termios.TIOCSTI, b'x')\nreturn 'typed'"),
     tests=(([0], "typed"),), detail="Error",
 )
-attack(
-    "looks into other submissions' folders", F,
-    method("""
+attack("looks into other submissions' folders", F, method("""
     import glob
-    found = [p for p in glob.glob("/tmp/pgrpo*/**", recursive=True) + glob.glob("/scratch/**", recursive=True) if p not in ("/scratch/", "/scratch/box", "/scratch/box/")]
+    found = [
+        p for p in glob.glob("/tmp/pgrpo*/**", recursive=True) + glob.glob("/scratch/**", recursive=True)
+        if p not in ("/scratch/", "/scratch/box", "/scratch/box/")
+    ]
     return found[0]
-"""),
-    detail="IndexError",
-)
+"""), detail="IndexError")
 
-# --- persistence ---------------------------------------------------------------------------------------------------------------------
+# --- persistence ------------------------------------------------------------------------------------------------------
 
 F = "persist"
 attack("a background process", F, method("""
@@ -769,7 +761,9 @@ attack(
     "looks for an earlier submission in memory", F,
     method("""
     import gc
-    texts = [x for thing in gc.get_objects() if isinstance(thing, dict) for x in list(thing.values()) if isinstance(x, str)]
+    texts = [
+        x for thing in gc.get_objects() if isinstance(thing, dict) for x in list(thing.values()) if isinstance(x, str)
+    ]
     earlier = [x for x in texts if "def f(self, n)" in x and "earlier submission" not in x]
     assert not earlier
     return n + 1
@@ -789,7 +783,7 @@ attack("a deep folder without permissions", F, method("""
     return n + 1
 """), problem=PLUS, correct=True)
 
-# --- malformed submissions -----------------------------------------------------------------------------------------------------------
+# --- malformed submissions --------------------------------------------------------------------------------------------
 
 F = "malformed"
 attack("nothing", F, "", detail="no class Solution")
@@ -852,5 +846,7 @@ attack(
 )
 attack("carriage returns", F, method("return n + 1").replace("\n", "\r\n"), problem=PLUS, correct=True)
 attack("a byte order mark", F, "\ufeff" + method("return n + 1"), problem=PLUS, compiles=None, correct=None)
-attack("letters of other alphabets", F, method("größe, 数 = n, 1\nreturn größe + 数  # ✓ 🎉"), problem=PLUS, correct=True)
+attack(
+    "letters of other alphabets", F, method("größe, 数 = n, 1\nreturn größe + 数  # ✓ 🎉"), problem=PLUS, correct=True
+)
 attack("control characters", F, method("return 0") + "\n#\x01\x02\x1b[31m\x7f\x85\u2028", compiles=None)

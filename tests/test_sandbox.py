@@ -14,11 +14,10 @@ from world import descendants
 
 import pgrpo
 from pgrpo import sandbox
-from pgrpo.grader.oracle import read_reply
 from pgrpo.grader.probes import check_sandbox, format_layers
 from pgrpo.sandbox import Sandbox, link
 from pgrpo.sandbox.isolation import LAYERS, Limits
-from pgrpo.sandbox.link import Run, Task
+from pgrpo.sandbox.protocol import Run, Task, read_reply
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 QUICK = Limits(cpu=0.4, wall=30.0)  # CPU time decides, so that a busy machine changes nothing
@@ -84,26 +83,16 @@ def test_output_is_kept_up_to_a_limit(pool):
 
 
 def test_limits_can_be_chosen(pool):
-    runs = pool.run(
-        [task("return len(bytearray(200 << 20))", limits=Limits(cpu=20, wall=30, memory=m << 20)) for m in (100, 400)]
-    )
-    assert [values(r) for r in runs] == [["MemoryError"], [200 << 20]]
-    runs = pool.run(
-        [
-            task(
-                "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x",
-                limits=Limits(cpu=c, wall=30),
-            )
-            for c in (0.2, 2.0)
-        ]
-    )
+    def under(body, limits):
+        return pool.run([task(body, limits=some) for some in limits])
+
+    memory = [Limits(cpu=20, wall=30, memory=m << 20) for m in (100, 400)]
+    assert [values(r) for r in under("return len(bytearray(200 << 20))", memory)] == [["MemoryError"], [200 << 20]]
+    busy = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nreturn x"
+    runs = under(busy, [Limits(cpu=c, wall=30) for c in (0.2, 2.0)])
     assert [r.ended for r in runs] == ["cpu", "ended"] and 0.2 <= runs[0].cpu < 1.5
-    runs = pool.run(
-        [
-            task("open('big', 'wb').write(bytes(2 << 20))\nreturn x", limits=Limits(wall=30, scratch=s << 20))
-            for s in (1, 4)
-        ]
-    )
+    big = "open('big', 'wb').write(bytes(2 << 20))\nreturn x"
+    runs = under(big, [Limits(wall=30, scratch=s << 20) for s in (1, 4)])
     assert "File too large" in values(runs[0])[0] or "No space" in values(runs[0])[0]
     assert values(runs[1]) == [1]
 
@@ -161,9 +150,8 @@ def test_a_fork_gets_workers_of_its_own(pool):
     if pid == 0:
         code = 1
         try:
-            ok = values(pool.run([task("return x + 1")])[0]) == [2] and not set(mine) & {
-                w.process.pid for w in pool._workers
-            }
+            ok = values(pool.run([task("return x + 1")])[0]) == [2]
+            ok &= not set(mine) & {w.process.pid for w in pool._workers}
             pool.close()
             code = 0 if ok else 1
         finally:
@@ -172,18 +160,22 @@ def test_a_fork_gets_workers_of_its_own(pool):
     assert values(pool.run([task("return x")])[0]) == [1] and mine == [w.process.pid for w in pool._workers]
 
 
+IS_OPEN = """
+import os
+def is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+"""
+
+
 def test_descriptors_above_the_usual():
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
     try:
         with Sandbox(1) as pool:
-            (run,) = pool.run(
-                [
-                    task(
-                        "import os\nreturn sorted(int(fd) for fd in range(300) if not stat(fd))",
-                        before="import os\ndef stat(fd):\n    try:\n        os.fstat(fd)\n    except OSError:\n        return True",
-                    )
-                ]
-            )
+            run, = pool.run([task("return sorted(fd for fd in range(300) if is_open(fd))", before=IS_OPEN)])
             assert values(run) == [[0, 1, 2, 3]]
     finally:
         for fd in held:
@@ -217,24 +209,30 @@ COMBINATIONS = [
 ]
 
 
+DAEMON = """import os, time
+if os.fork() == 0:
+    os.setsid()
+    os.fork()
+    open('x', 'w').close()
+    while True: time.sleep(1)
+time.sleep(0.05)
+return x"""
+MESS = """import os
+for _ in range(300):
+    os.mkdir('d')
+    os.chdir('d')
+open('x', 'w').close()
+return x"""
+
+
 @linux
 @pytest.mark.parametrize("without", COMBINATIONS, ids=lambda names: "without " + (" ".join(names) or "nothing"))
 def test_the_rest_holds_without_some_layers(without):
     "Fewer layers still mean: right values, ended loops, no survivors, no leftovers."
-    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n    open('x', 'w').close()\n    while True: time.sleep(1)\ntime.sleep(0.05)\nreturn x"
-    mess = "import os\nfor _ in range(300):\n    os.mkdir('d')\n    os.chdir('d')\nopen('x', 'w').close()\nreturn x"
+    look = "import os\nreturn os.listdir('.')"
     with Sandbox(1, [name for name in LAYERS if name not in without]) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runs = pool.run(
-            [
-                task(body)
-                for body in (
-                    "return x", "while True: pass", daemon, mess,
-                    "import os\nreturn os.listdir('.')",
-                    "return x",
-                )
-            ]
-        )
+        runs = pool.run([task(body) for body in ("return x", "while True: pass", DAEMON, MESS, look, "return x")])
         assert [values(runs[i]) for i in (0, 3, 4, 5)] == [[1], [1], [[]], [1]]
         assert runs[1].ended == "cpu"
         worker = pool._workers[0]
@@ -260,9 +258,8 @@ def test_missing_layers_are_told_once_and_clearly(monkeypatch):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            sandbox._tell(
-                {"pid": "unshare: no", "mount": "unshare: no", "landlock": "444: none", "ipc": "switched off"}
-            )
+            why = {"pid": "unshare: no", "mount": "unshare: no", "landlock": "444: none", "ipc": "switched off"}
+            sandbox._tell(why)
     assert len(caught) == 1
     text = str(caught[0].message)
     assert "pid, mount (unshare: no); landlock (444: none)" in text and "ipc" not in text and "your files" in text
@@ -279,7 +276,8 @@ sys.path.insert(0, {root!r})
 from pgrpo.grader import _oracle, hack_matrix
 from pgrpo.grader.probes import check_sandbox
 from pgrpo.problems import Problem
-p = Problem("p", "gt_only", "f", "n", "Any.", "class Solution:\\n    def f(self, n):\\n        return n + 1", [([1], 2)])
+solution = "class Solution:\\n    def f(self, n):\\n        return n + 1"
+p = Problem("p", "gt_only", "f", "n", "Any.", solution, [([1], 2)])
 print(hack_matrix([p]).diagonal, not [t for t in check_sandbox() if t.alone is False], *sorted(_oracle.missing()))
 """
 
@@ -292,18 +290,14 @@ def other_python(tmp_path):
         except OSError:
             pass
     shutil.copytree(Path(pgrpo.__file__).parent, tmp_path / "pgrpo", ignore=shutil.ignore_patterns("__pycache__"))
+    new_enough = "import sys; sys.exit(sys.version_info < (3, 10))"
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            if (
-                subprocess.run(
-                    [python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], user=12345, group=12345,
-                    extra_groups=[],
-                ).returncode
-                == 0
-            ):
-                return python, CHECK.format(root=str(tmp_path))
+            done = subprocess.run([python, "-c", new_enough], user=12345, group=12345, extra_groups=[])
         except (OSError, subprocess.SubprocessError):
-            pass
+            continue
+        if done.returncode == 0:
+            return python, CHECK.format(root=str(tmp_path))
     pytest.skip("no Python that another user may run")
 
 
@@ -328,17 +322,15 @@ def test_as_an_ordinary_user(tmp_path):
 )
 def test_where_namespaces_are_forbidden(tmp_path):
     python, script = other_python(tmp_path)
-    shell = (
-        'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all --inh-caps -all "$0" -c "$1"'
-    )
-    done = subprocess.run(
-        ["unshare", "-Ur", "sh", "-c", shell, python, script], capture_output=True, text=True, cwd="/"
-    )
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+    shell = f'{forbid} && exec setpriv --bounding-set -all --inh-caps -all "$0" -c "$1"'
+    command = ["unshare", "-Ur", "sh", "-c", shell, python, script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     if "unshare:" in done.stderr:
         pytest.skip("this system does not let the situation be built")
-    assert done.stdout.split()[:2] == ["True", "True"] and {"mount", "pid", "network", "ipc"} <= set(
-        done.stdout.split()[2:]
-    ), done
+    assert done.returncode == 0, done
+    diagonal, walls, *missing = done.stdout.split()
+    assert (diagonal, walls) == ("True", "True") and {"mount", "pid", "network", "ipc"} <= set(missing), done
 
 
 @linux
@@ -350,13 +342,11 @@ def test_thousands_of_runs_leave_nothing(pool):
         memory = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 for pid in pids[1:]]  # KiB, of the workers
         return len(pids), fds, memory
 
-    tasks = [
-        task(body)
-        for body in (
-            "return x", "print('y' * 9999); return [x] * 999", "open('f', 'w').write('z' * 9999); return x", "1/0",
-            "import os; os._exit(1)",
-        )
-    ]
+    bodies = (
+        "return x", "print('y' * 9999); return [x] * 999", "open('f', 'w').write('z' * 9999); return x", "1/0",
+        "import os; os._exit(1)",
+    )
+    tasks = [task(body) for body in bodies]
     pool.run(tasks * 20)
     before = state()
     pool.run(tasks * 200)
@@ -384,15 +374,14 @@ def test_a_process_that_cannot_be_confined_is_an_error():
 @linux
 @pytest.mark.parametrize("layers", [("privileges",), ("privileges", "pid", "network", "ipc")], ids=" ".join)
 def test_no_capability_is_left(layers):
-    "Read from /proc, which is there without the mount layer: no capability in any set that counts, no root, no new privileges."
+    """No capability in any set that counts, no root, no new privileges.
+
+    Read from /proc, which is there without the mount layer.
+    """
     with Sandbox(1, layers) as pool:
-        status = dict(
-            line.split(":\t")
-            for line in values(pool.run([task("return open('/proc/self/status').read()")])[0])[0].strip().split("\n")
-            if ":\t" in line
-        )
+        run, = pool.run([task("return open('/proc/self/status').read()")])
+        status = dict(line.split(":\t") for line in values(run)[0].strip().split("\n") if ":\t" in line)
     assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
     assert status["NoNewPrivs"] == "1"
-    assert os.geteuid() != 0 or "0" not in status["Uid"].split("\t") + status["Groups"].split() + status["Gid"].split(
-        "\t"
-    )
+    ids = status["Uid"].split("\t") + status["Groups"].split() + status["Gid"].split("\t")
+    assert os.geteuid() != 0 or "0" not in ids

@@ -3,7 +3,16 @@
 # %% auto #0
 __all__ = ['to_json', 'from_json', 'require', 'read_rows', 'check_fields', 'write_rows']
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #3f9a7849
+# %% ../../nbs/02_problems/1_plain_data.ipynb #f40128d6
+__doc__ = """Plain data in JSON without loss, and files with one JSON object per line.
+
+`to_json` and `from_json` carry exactly the built-in types None, bool, int, float, complex, str, bytes, list, tuple,
+dict and set; anything else is refused, for a class can bring an `__eq__` of its own and would need code to be read
+back. Reading is strict: what `to_json` and `write_rows` never write is an error that names the file and the line.
+
+It knows nothing of problems or grades. Sandboxes import it, so it needs the standard library alone.
+"""
+
 import gzip
 import io
 import json
@@ -84,7 +93,7 @@ def from_json(data):  # what `json.loads` returned
     except (TypeError, ValueError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #132650ea
+# %% ../../nbs/02_problems/1_plain_data.ipynb #52dc0d25
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -99,10 +108,8 @@ def _object(pairs):
 
 
 def _number(text: str) -> float:
-    require(
-        math.isfinite(float(text.replace("NaN", "nan"))),
-        f'{text} is no finite number; infinities and nan are written {{"$float": "inf"}}',
-    )
+    advice = 'infinities and nan are written {"$float": "inf"}'
+    require(math.isfinite(float(text.replace("NaN", "nan"))), f"{text} is no finite number; {advice}")
     return float(text)
 
 
@@ -133,7 +140,7 @@ def _lines(path: Path) -> list[bytes]:
 def read_rows(
     path: str | Path,
     make: Callable = lambda row, number: row,  # (row, line number) -> anything; a ValueError says what is wrong with it
-    growing: bool = False,  # a log: it may be absent, empty, or cut in its last line, and hold whatever floats there are
+    growing: bool = False,  # a log: it may be absent, empty, or cut in its last line, and hold any floats
 ) -> list:                  # what `make` returned, in the file's order
     """Each line's object through `make`. Blank lines are skipped.
 

@@ -3,7 +3,19 @@
 # %% auto #0
 __all__ = ['readable_paths', 'hidden_paths', 'new_root', 'mount_scratch', 'unmount', 'landlock_ruleset', 'landlock']
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #542a8404
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #72a10d8e
+__doc__ = """What of the disk a submission can see, and where it can write.
+
+It sees the standard library, the interpreter's shared libraries and five devices, and writes to one scratch folder.
+The border is drawn twice: a mount namespace has nothing else in it (`new_root`), and Landlock refuses everything
+else (`landlock`). Either is enough; both are used where both can be had, so that a mistake in one would have to
+meet a mistake in the other. Installed packages are on neither side's list, because pgrpo's own problems and answers
+may be among them.
+
+It enters no namespace and restricts no submission by itself; `pgrpo.sandbox.isolation` does. Descriptors that are
+open already are beyond it: the worker closes them.
+"""
+
 import os
 import struct
 import sysconfig
@@ -12,7 +24,7 @@ from glob import glob
 
 from .syscalls import call
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #f393a6ce
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #fa7c2b0a
 def readable_paths() -> list[str]:
     "The folders and files that Python needs: the standard library, and where the loaded shared libraries lie."
     with open("/proc/self/maps") as f:
@@ -21,23 +33,20 @@ def readable_paths() -> list[str]:
         sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/etc/ld.so.cache",
         *map(os.path.dirname, map(os.path.realpath, libraries)),
     }
-    paths = sorted(
-        p for p in {os.path.realpath(p) for p in paths if os.path.exists(p)} if p != "/" and "-packages/" not in p + "/"
-    )
+    paths = {os.path.realpath(p) for p in paths if os.path.exists(p)}
+    paths = sorted(p for p in paths if p != "/" and "-packages/" not in p + "/")
     return [p for p in paths if not any(p.startswith(q + "/") for q in paths)]
 
 
 def hidden_paths(readable: Sequence[str]) -> list[str]:
     "The folders of installed packages inside them."
-    patterns = [
-        f"{p}/{deeper}{name}-packages" for p in readable for deeper in ("", "python*/") for name in ("site", "dist")
-    ]
-    return sorted(q for p in patterns for q in glob(p))
+    names = [f"{deeper}{name}-packages" for deeper in ("", "python*/") for name in ("site", "dist")]
+    return sorted(q for p in readable for name in names for q in glob(f"{p}/{name}"))
 
 
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #c522c04f
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #6e019f94
 # <sys/mount.h>
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND, _REC, _PRIVATE, _RELATIME = 1, 2, 4, 32, 4096, 16384, 1 << 18, 1 << 21
 # statvfs flag -> mount flag, of those that a user may not take off
@@ -46,7 +55,7 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def _mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None):
-    "_mount(2)."
+    "mount(2). OSError if the kernel refuses it."
     encode = lambda s: None if s is None else os.fsencode(s)
     call("mount", encode(source), encode(target), encode(kind), flags, encode(data))
 
@@ -59,14 +68,15 @@ def _bind(path: str, root: str, flags: int = 0):
         open(target, "w").close()
     _mount(path, target, None, _BIND | _REC)
     has = os.statvfs(path).f_flag
-    _mount(
-        None, target, None,
-        _REMOUNT | _BIND | _RDONLY | _NOSUID | flags | sum(flag for bit, flag in _STICKY.items() if has & bit),
-    )
+    sticky = sum(flag for bit, flag in _STICKY.items() if has & bit)
+    _mount(None, target, None, _REMOUNT | _BIND | _RDONLY | _NOSUID | flags | sticky)
 
 
 def new_root(readable: Sequence[str]):
-    "Replace this process's file system, in a mount namespace that is its own, by one with these paths and an empty folder /scratch/box."
+    """Replace this process's file system by one with these paths and an empty folder /scratch/box.
+
+    It must be in a mount namespace of its own. OSError if it may not mount.
+    """
     root = "/proc"  # every system has this folder, and nothing in it is bound
     _mount(None, "/", None, _REC | _PRIVATE)
     _mount("pgrpo", root, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
@@ -99,9 +109,12 @@ def unmount(folder: str):
     "Take off what is mounted on a folder, even if it is in use."
     call("umount2", os.fsencode(folder), 2)
 
-# %% ../../nbs/03_sandbox/2_filesystem.ipynb #87b0b064
+# %% ../../nbs/03_sandbox/2_filesystem.ipynb #dbace497
 def landlock_ruleset(readable: Sequence[str], writable: str) -> int:
-    "A descriptor of rules: read these paths but for installed packages, write below one folder, connect to nothing. OSError where the kernel has no Landlock."
+    """A descriptor of rules: read these paths but for installed packages, write below one folder, connect to nothing.
+
+    OSError where the kernel has no Landlock.
+    """
     abi = call(444, None, 0, 1)  # 444 to 446: create a ruleset, add a rule, restrict oneself
     # every kind of access to files that this kernel can refuse
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1

@@ -3,7 +3,22 @@
 # %% auto #0
 __all__ = ['LAYERS', 'Limits', 'rlimits', 'Jail']
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #e0e112a4
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #2791fd1d
+__doc__ = """The walls around a submission, in layers that do not rely on one another: a process's way into them.
+
+What they are for: the expected values never enter a submission's process, but they exist, in the memory of the
+process that grades and on this disk, as part of the package. The walls keep a submission from both, and from the
+user's files, network and other processes, and from the next submission.
+
+`Jail` asks for no container engine and no root. A layer that the kernel refuses is reported with the kernel's
+reason, and the others carry on. Every layer is tried in a child before it is relied on, and once entered it cannot
+be left: there is no way back from a namespace without capabilities, nor from under Landlock, seccomp or lowered
+limits.
+
+They are the kernel's walls, and hold as far as the kernel does. They do not hide the time or how busy the machine
+is.
+"""
+
 import os
 import resource
 import signal
@@ -43,7 +58,7 @@ class Limits:
             if not value > 0:
                 raise ValueError(f"the limit {name} is {value!r}; it has to be more than 0")
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #eaa4d192
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #d6a5e4ad
 @lru_cache(4)
 def rlimits(limits: Limits) -> list[tuple[int, int]]:
     "The kernel's resource limits, as (which, value), as far as this system has and accepts them."
@@ -51,21 +66,20 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
         "CORE": 0, "CPU": int(limits.cpu) + 2, "FSIZE": limits.scratch, "NOFILE": 64, "NPROC": limits.processes,
         "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "AS": limits.memory,
     }
-    known = [
-        (getattr(resource, f"RLIMIT_{name}"), value)
-        for name, value in wanted.items()
-        if hasattr(resource, f"RLIMIT_{name}")
-    ]
-    hard = {which: resource.getrlimit(which)[1] for which, _ in known}
-    lowered = [
-        (which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which])) for which, value in known
-    ]
-    return [(which, value) for which, value in lowered if not trial(lambda: resource.setrlimit(which, (value, value)))]
+    accepted = []
+    for name, value in wanted.items():
+        which = getattr(resource, f"RLIMIT_{name}", None)
+        if which is None:
+            continue
+        _, hard = resource.getrlimit(which)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        if not trial(lambda: resource.setrlimit(which, (value, value))):
+            accepted.append((which, value))
+    return accepted
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #349d2643
-_NEW = {
-    "mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000,
-}  # flags of unshare; the network's takes the host name along
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #75eff48b
+# flags of unshare; the network's takes the host name along
+_NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}
 _NEW_USER = 0x10000000
 
 
@@ -81,19 +95,26 @@ def _remove(folder: str):
 
 
 class Jail:
-    "The layers as a process's way into them: `enter` once; for each submission `spawn`, in the child `confine`, in the worker `finish`; at last `leave`."
+    """The layers as a process's way into them.
 
-    def __init__(self, wanted: Sequence[str] = tuple(LAYERS)):
+    `enter` once; for each submission `spawn`, in the child `confine`, in the worker `finish`; at last `leave`.
+    """
+
+    def __init__(self, wanted: Sequence[str]):
         self.missing = {name: "switched off" for name in LAYERS if name not in wanted}  # layer -> why
         self.readable = readable_paths() if sys.platform == "linux" else []
         self.user = self.ruleset = self.filter = self.pidns = self.proc = None
         self.spaces = ()
 
     def has(self, name: str) -> bool:
+        "Whether a layer was asked for and, as far as is known by now, can be had."
         return name not in self.missing
 
     def enter(self):
-        "Enter what can be entered. With a process namespace this goes on in a child; the process that called it waits for that, and leaves as it does."
+        """Enter what can be entered, and note in `missing` what cannot.
+
+        With a process namespace this goes on in a child; the process that called waits for that, and leaves as it does.
+        """
         spaces, userns = self._choose([name for name in _NEW if self.has(name)])
         if os.geteuid() == 0 and self.has("privileges"):
             # an id of its own, so that the kernel counts its processes apart
@@ -103,22 +124,28 @@ class Jail:
             self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._enter(spaces, userns)
         self.spaces = spaces
-        self.scratch = (
-            "/scratch" if "mount" in spaces else f"{os.environ.get('TMPDIR', '/tmp')}/pgrpo-{os.urandom(8).hex()}"
-        )
-        self.box = f"{self.scratch}/box"
+        self.scratch = "/scratch"
         if "mount" not in spaces:
+            self.scratch = f"{os.environ.get('TMPDIR', '/tmp')}/pgrpo-{os.urandom(8).hex()}"
             os.mkdir(self.scratch, 0o711)
-        tries = {"privileges": self._drop, "landlock": lambda: landlock(landlock_ruleset(self.readable, self.scratch)),
-                 "seccomp": lambda: seccomp(seccomp_program(os.getpid()))}
-        why = {name: trial(attempt) for name, attempt in tries.items() if self.has(name)}
-        self.missing.update({name: text for name, text in why.items() if text})
+        self.box = f"{self.scratch}/box"
+        self._try_the_rest()
         if self.has("landlock"):
             self.ruleset = landlock_ruleset(self.readable, self.scratch)
         if self.has("seccomp") and "pid" in spaces:
             self.filter = seccomp_program(1)
         if "pid" not in spaces and sys.platform == "linux":
             call("prctl", 36, 1, 0, 0, 0)  # become the parent of a submission's orphans
+
+    def _try_the_rest(self):
+        "Note which of the layers that only a child can enter cannot be had."
+        tries = {
+            "privileges": self._drop,
+            "landlock": lambda: landlock(landlock_ruleset(self.readable, self.scratch)),
+            "seccomp": lambda: seccomp(seccomp_program(os.getpid())),
+        }
+        why = {name: trial(attempt) for name, attempt in tries.items() if self.has(name)}
+        self.missing.update({name: text for name, text in why.items() if text})
 
     def _choose(self, names: list[str]) -> tuple[Sequence[str], bool]:
         "Which namespaces work here, and whether inside a user namespace."
@@ -137,6 +164,7 @@ class Jail:
         return best
 
     def _enter(self, names: Sequence[str], userns: bool):
+        "Enter these namespaces for good, inside a user namespace or not."
         uid, gid = os.geteuid(), os.getegid()
         if names:
             call("unshare", sum(_NEW[name] for name in names) | (_NEW_USER if userns else 0))
@@ -155,6 +183,7 @@ class Jail:
             call("setns", self.pidns, _NEW["pid"])
 
     def _go_on_in_child(self):
+        "Fork, wait in the parent and leave as the child does; in the child, return."
         pid = os.fork()
         if pid:
             os.closerange(3, 256)
@@ -195,6 +224,7 @@ class Jail:
             seccomp(self.filter or seccomp_program(os.getpid()))
 
     def _drop(self):
+        "Give up every capability, and root for good."
         if self.user is not None:
             os.setgroups([])
             os.setresgid(self.user, self.user, self.user)
@@ -216,6 +246,7 @@ class Jail:
                 _remove(self.box)
 
     def _end_orphans(self, pid: int):
+        "Without a process namespace: kill whatever has become a child of this process, until there is none."
         for _ in range(10_000):
             try:
                 os.killpg(pid, signal.SIGKILL)

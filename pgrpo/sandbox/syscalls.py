@@ -3,7 +3,18 @@
 # %% auto #0
 __all__ = ['call', 'trial', 'system_calls', 'seccomp_program', 'seccomp']
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #59f97cb0
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #ef2ede12
+__doc__ = """The list of system calls that a submission may make, as a filter that the kernel enforces (seccomp).
+
+Whatever a program does to the world it does through system calls, in Python or past it. The list is of what is
+allowed: a call that nobody has thought about is refused. A filter can look at numbers and not into memory, so which
+file is opened is not its business; `pgrpo.sandbox.filesystem` draws that border.
+
+It knows x86-64 and 64-bit Arm under Linux. Elsewhere it raises OSError, and the other layers have to do. The
+numbers are compared with the kernel's headers where these are installed, and the filter with an interpreter of its
+own.
+"""
+
 import ctypes
 import os
 import struct
@@ -47,23 +58,25 @@ def trial(attempt) -> str:
     os.waitpid(pid, 0)
     return "" if said == "+" else said or "the process that tried it died"
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #d2fb0cf9
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #822fc010
 # Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call.
 _CALLS = """
-read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216, mprotect 10 226,
-close 3 57, openat 257 56, open 2 -, newfstatat 262 79, fstat 5 80, stat 4 -, lstat 6 -, statx 332 291, lseek 8 62,
-getdents64 217 61, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, access 21 -, faccessat 269 48, faccessat2 439 439,
-readlink 89 -, readlinkat 267 78, getcwd 79 17, chdir 80 49, mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35,
-rename 82 -, renameat 264 38, renameat2 316 276, truncate 76 45, ftruncate 77 46, fsync 74 82, fdatasync 75 83, utimensat 280 88,
-umask 95 166, statfs 137 43, fstatfs 138 44, fcntl 72 25, dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59,
-poll 7 -, ppoll 271 73, select 23 -, pselect6 270 72, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
+read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216,
+mprotect 10 226, close 3 57, openat 257 56, open 2 -, newfstatat 262 79, fstat 5 80, stat 4 -, lstat 6 -,
+statx 332 291, lseek 8 62, getdents64 217 61, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, access 21 -,
+faccessat 269 48, faccessat2 439 439, readlink 89 -, readlinkat 267 78, getcwd 79 17, chdir 80 49, mkdir 83 -,
+mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276,
+truncate 76 45, ftruncate 77 46, fsync 74 82, fdatasync 75 83, utimensat 280 88, umask 95 166, statfs 137 43,
+fstatfs 138 44, fcntl 72 25, dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, poll 7 -, ppoll 271 73,
+select 23 -, pselect6 270 72, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
 rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137,
-rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -, setitimer 38 103, getitimer 36 102, restart_syscall 219 128,
-nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114, gettimeofday 96 169, time 201 -,
-times 100 153, getrandom 318 278, sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168, sysinfo 99 179, uname 63 160,
-getpid 39 172, gettid 186 178, getppid 110 173, getpgid 121 155, getpgrp 111 -, getsid 124 156, getuid 102 174, geteuid 107 175,
-getgid 104 176, getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups 115 158, getrlimit 97 163, getrusage 98 165,
-set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, exit 60 93, exit_group 231 94
+rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -, setitimer 38 103, getitimer 36 102,
+restart_syscall 219 128, nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114,
+gettimeofday 96 169, time 201 -, times 100 153, getrandom 318 278, sched_yield 24 124, sched_getaffinity 204 123,
+getcpu 309 168, sysinfo 99 179, uname 63 160, getpid 39 172, gettid 186 178, getppid 110 173, getpgid 121 155,
+getpgrp 111 -, getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148,
+getresgid 120 150, getgroups 115 158, getrlimit 97 163, getrusage 98 165, set_robust_list 273 99,
+set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, exit 60 93, exit_group 231 94
 """
 _WITH_CONDITIONS = "clone 56 220, clone3 435 435, tgkill 234 131, prlimit64 302 261, ioctl 16 29"
 # column above, and AUDIT_ARCH_... of <linux/audit.h>
@@ -71,20 +84,21 @@ _PROCESSORS = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}
 
 
 def system_calls(table: str = _CALLS) -> dict[str, int]:
-    "Name and number, on this processor, of the system calls that a submission may make. OSError for a processor without a list."
+    "Name and number, on this processor, of the calls that a submission may make. OSError if there is no list for it."
     machine = os.uname().machine
     if machine not in _PROCESSORS:
         raise OSError(f"no list of system calls for the processor {machine}")
+    column, _ = _PROCESSORS[machine]
     rows = (row.split() for row in table.replace("\n", " ").split(","))
-    return {row[0]: int(row[_PROCESSORS[machine][0]]) for row in rows if row[_PROCESSORS[machine][0]] != "-"}
+    return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #efad1707
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #f99aa20c
 def seccomp_program(
     pid: int,  # of the process that will run under it, as it sees itself
 ) -> bytes:    # instructions of struct sock_filter, <linux/filter.h>
     "The filter: allow what `system_calls` lists, threads, signals to oneself; refuse the rest with EPERM."
     op = lambda code, k, yes=0, no=0: struct.pack("HBBI", code, yes, no, k)  # yes and no: instructions to skip
-    # load a field of struct seccomp_data
+    # each loads a field of struct seccomp_data
     number, processor, first, second = (op(0x20, offset) for offset in (0, 4, 16, 24))
     equal, at_least, has_bits = (lambda k, yes, no, code=code: op(code, k, yes, no) for code in (0x15, 0x35, 0x45))
     allow, refuse, absent, kill = (op(6, k) for k in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))  # EPERM; ENOSYS
@@ -95,10 +109,8 @@ def seccomp_program(
     out += [equal(special["clone3"], 0, 1), absent]
     out += [equal(special["tgkill"], 0, 4), first, equal(pid, 0, 1), allow, refuse]
     out += [equal(special["prlimit64"], 0, 4), first, equal(0, 0, 1), allow, refuse]
-    out += [
-        equal(special["ioctl"], 0, 6), second, equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1),
-        allow, refuse,
-    ]
+    out += [equal(special["ioctl"], 0, 6), second]
+    out += [equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1), allow, refuse]
     numbers = set(system_calls().values())
     # where allowed and refused numbers meet
     edges = [n for n in range(max(numbers) + 2) if (n in numbers) != (n - 1 in numbers)]
