@@ -24,9 +24,8 @@ def pgrpo(*argv, cwd):
 def test_train_then_results_then_go_on(tmp_path):
     done = pgrpo("train", "smoke", "--arm", "erase", "--steps", "3", "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0 and "held-out" in done.stdout and "run" in done.stdout, done.stderr
-    assert {"config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "modules", "summary.json", "ckpt"} == {
-        p.name for p in (tmp_path / "run").iterdir()
-    }
+    files = {"config.json", "rows.jsonl", "rollouts.jsonl", "probes.jsonl", "modules", "summary.json", "ckpt", ".lock"}
+    assert files == {p.name for p in (tmp_path / "run").iterdir()}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["config"]["arm"] == "erase" and {"pgrpo", "torch", "revision"} <= set(config["versions"])
     again = pgrpo("train", "smoke", "--arm", "erase", "--steps", "3", "--run-dir", "run", cwd=tmp_path)

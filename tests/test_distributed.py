@@ -1,4 +1,7 @@
-"Two processes are one run: the same rows as one process has, from the start and after a resume, and both stop when one does."
+"""Two processes are one run: the same rows as one process has, from the start and after a resume.
+
+Both stop when one does.
+"""
 import json
 import os
 import shutil
@@ -11,9 +14,10 @@ import torch
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
+from pgrpo.grpo.team import Team
 from pgrpo.policy import load_policy
 from pgrpo.train import RunFolder, train
-from pgrpo.train.distributed import Team, join
+from pgrpo.train.distributed import join
 
 SMALL = dict(prompts=3, n_problems=8, max_new_tokens=16, eval_problems=1, checkpoint_every=1, micro_batch=3)
 RUNS = {
@@ -32,7 +36,8 @@ from pgrpo.config import Config
 from pgrpo.train.distributed import join
 from pgrpo.train import train
 with join() as team:
-    for folder, config in json.loads(Path(sys.argv[1]).read_text()): train(Config(**config), folder, progress=False, team=team)
+    for folder, config in json.loads(Path(sys.argv[1]).read_text()):
+        train(Config(**config), folder, progress=False, team=team)
 """
 
 
@@ -58,12 +63,8 @@ def test_two_processes_are_one_run(tmp_path):
     odd.mkdir()
     (odd / "notes.txt").write_text("mine")
 
-    (tmp_path / "runs.json").write_text(
-        json.dumps(
-            [(str(two[name].path), asdict(config)) for name, config in RUNS.items()]
-            + [(str(odd), asdict(RUNS["rollout"]))]
-        )
-    )
+    runs = [(str(two[name].path), asdict(config)) for name, config in RUNS.items()]
+    (tmp_path / "runs.json").write_text(json.dumps([*runs, (str(odd), asdict(RUNS["rollout"]))]))
     (tmp_path / "worker.py").write_text(WORKER)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -77,9 +78,8 @@ def test_two_processes_are_one_run(tmp_path):
         assert one[name].summary() == two[name].summary() and list(one[name].modules()) == list(two[name].modules())
     assert "flagged" in two["rollout"].rows()[0] and "basis_overlap" in two["direction"].rows()[1]
 
-    assert (
-        done.returncode != 0 and "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
-    )
+    assert done.returncode != 0
+    assert "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
     assert [p.name for p in odd.iterdir()] == ["notes.txt"]
 
 

@@ -45,7 +45,10 @@ def test_a_plain_install_has_what_a_module_imports(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["problems", "files.jsonl", "sandbox", "grader", "problems.generator", "sandbox.worker", "sandbox.isolation"],
+    [
+        "problems", "files.jsonl", "sandbox", "grader", "problems.generator", "sandbox.worker", "sandbox.isolation",
+        "strategies", "config", "flags", "cli",
+    ],
 )
 def test_the_environment_needs_no_torch(module):
     code = f"import sys, pgrpo.{module}; sys.exit('torch' in sys.modules)"
@@ -57,8 +60,22 @@ def test_every_requirement_is_used():
     assert REQUIRED - used == set()
 
 
+HOUSE = """
+cli
+widgets      experiment    bench
+train
+grpo         pool
+policy
+grader       flags
+sandbox      vhack         config
+problems     adapter       strategies
+figures      files         projection    encode
+"""  # rooms, the top floor first; each imports what stands below it
+FLOORS = {room: floor for floor, line in enumerate(reversed(HOUSE.split("\n"))) for room in line.split()}
+
+
 def inner_imports(module):
-    "Modules of the package that a module imports anywhere in its file, in every way there is: absolute, relative, indented."
+    "Modules of the package that a module imports anywhere in its file: absolute, relative and indented alike."
     file = FILES[module]
     here = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(file.read_text())):
@@ -73,6 +90,9 @@ def inner_imports(module):
             if name and name != module: yield name
 
 
+def room(module): return module.split(".")[1]
+
+
 def order_of_reading():
     "Module to the place of its notebook."
     order = {}
@@ -82,12 +102,29 @@ def order_of_reading():
     return order
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    for other in inner_imports(module):
+        assert room(other) == room(module) or FLOORS[room(other)] < FLOORS[room(module)], (
+            f"{module} imports {other}, which does not stand below it"
+        )
+
+
+def test_no_circle():
+    "Modules can be taken away one after the other, each when nothing that is left imports it."
+    left = {m: set(inner_imports(m)) for m in MODULES}
+    while left:
+        free = [m for m, needs in left.items() if not needs & set(left)]
+        assert free, f"these import each other: {sorted(left)}"
+        for m in free: del left[m]
+
+
 def test_reading_order_is_the_import_order():
     order, appendix = order_of_reading(), ("pgrpo.figures", "pgrpo.files")
     assert set(order) == set(MODULES)
     for module in MODULES:
         for other in inner_imports(module):
-            if not other.startswith(appendix) and other != "pgrpo.cli":
+            if not other.startswith(appendix):
                 assert order[other] < order[module], f"{module} imports {other}, whose notebook comes later"
 
 

@@ -65,9 +65,8 @@ def test_sigkill_at_random_steps(tmp_path):
     assert resumed == undisturbed
     assert timeless(RunFolder(folder).rows()) == timeless(RunFolder(tmp_path / "undisturbed").rows())
     assert RunFolder(folder).rollouts() == RunFolder(tmp_path / "undisturbed").rollouts()
-    assert RunFolder(folder).probes() == RunFolder(tmp_path / "undisturbed").probes() and same_modules(
-        folder, tmp_path / "undisturbed"
-    )
+    assert RunFolder(folder).probes() == RunFolder(tmp_path / "undisturbed").probes()
+    assert same_modules(folder, tmp_path / "undisturbed")
     assert RunFolder(folder).summary() == undisturbed
 
 
@@ -118,7 +117,9 @@ def test_run_dir_is_a_file(tmp_path):
         dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")),
         dict(tau=0.2, global_floor=None, normalize="sum"),
         dict(problems="handwritten", pairs="handwritten", mix=0.25, pool="handwritten", max_new_tokens=32),
-        dict(max_grad_norm=None, weight_decay=0.1),
+        dict(max_grad_norm=None, weight_decay=0.1), dict(by="rollout"), dict(arm="route", rollouts_of="deployed"),
+        dict(arm="penalty"), dict(arm="screen", monitor=("sentinel",)), dict(arm="advantage", control="nonhack"),
+        dict(arm="trusted"),
     ],
     ids=lambda s: " ".join(map(str, s.values())),
 )
@@ -127,14 +128,14 @@ def test_every_setting_runs(settings):
     assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
 
 
-@pytest.mark.parametrize("settings", [dict(arm="erase"), dict(arm="route", by="rollout"), dict(yardstick="advantage")])
+@pytest.mark.parametrize("settings", [dict(arm="erase"), dict(arm="route", by="rollout"), dict(arm="advantage")])
 def test_no_backward_holds_more_than_a_micro_batch(settings):
     trainer, sizes = Trainer(preset("smoke", refresh=0, micro_batch=3, **settings)), []
     count = lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])) if torch.is_grad_enabled() else None
     trainer.model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.state.step = 1  # past the first, V does not come out of the cache
     trainer.extract()
-    if trainer.detector: trainer.fit_detector()
+    trainer._prepare()
     trainer.update()
     assert max(sizes) == 3
 
@@ -163,10 +164,8 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path, monkeypatch
         with pytest.raises(ValueError, match="these pairs"):
             train(preset("smoke", steps=1, k=3), tmp_path / "run", progress=False)
     (tmp_path / "run" / "config.json").rename(tmp_path / "run" / "config.json.tmp")  # as a kill leaves it
-    assert (
-        train(preset("smoke", steps=1), tmp_path / "run", progress=False)
-        and RunFolder(tmp_path / "run").config().policy == "embedded"
-    )
+    assert train(preset("smoke", steps=1), tmp_path / "run", progress=False)
+    assert RunFolder(tmp_path / "run").config().policy == "embedded"
 
 
 def test_a_run_may_go_on_in_smaller_portions(tmp_path):
@@ -174,28 +173,22 @@ def test_a_run_may_go_on_in_smaller_portions(tmp_path):
     for row in Trainer(preset("smoke", **settings), tmp_path, progress=False).steps():
         if row["step"] == 2: break
     train(preset("smoke", **settings, micro_batch=1, checkpointing=True), tmp_path, progress=False)
-    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [0, 1, 2, 3] and RunFolder(
-        tmp_path
-    ).config().micro_batch == 1
+    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [0, 1, 2, 3]
+    assert RunFolder(tmp_path).config().micro_batch == 1
     with pytest.raises(ValueError, match="already holds another run .lr is"):
         train(preset("smoke", **settings, lr=1e-3), tmp_path, progress=False)
 
 
 def test_one_folded_copy_at_a_time(tmp_path):
-    trainer, held = (
-        Trainer(preset("smoke", arm="route", refresh=0, probe_every=1, eval_every=1), tmp_path, progress=False), [],
-    )
+    config, held = preset("smoke", arm="route", refresh=0, probe_every=1, eval_every=1), []
+    trainer = Trainer(config, tmp_path, progress=False)
     adapter = trainer.state.adapter
     with torch.no_grad():
         for m in adapter.values(): m.delta_s.normal_(std=0.05), m.delta_s_hack.normal_(std=0.05)
 
     def count(*_):
-        held.append(
-            max(
-                len({id(w) for w in m.effective.weights if w is not None and w is not m.weight})
-                for m in adapter.values()
-            )
-        )
+        copies = ({id(w) for w in m.effective.weights if w is not None and w is not m.weight} for m in adapter.values())
+        held.append(max(map(len, copies)))
     trainer.model.register_forward_hook(count)
     steps = trainer.steps()
     next(steps), next(steps)

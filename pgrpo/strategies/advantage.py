@@ -3,18 +3,15 @@
 # %% auto #0
 __all__ = ['Discount']
 
-# %% ../../nbs/06a_strategies/4_advantage.ipynb #91d55b9f
+# %% ../../nbs/06a_strategies/4_advantage.ipynb #e28949fb
 __doc__ = """The rollout's own hack score as a discount on its reward (after Wu and Tang 2026, arXiv 2604.01476)."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from .strategy import Strategy, group_mean
 
-if TYPE_CHECKING:
-    from pgrpo.vhack.scores import Detector
-
-# %% ../../nbs/06a_strategies/4_advantage.ipynb #e5dc0dbd
+# %% ../../nbs/06a_strategies/4_advantage.ipynb #b693bd2d
 @dataclass(frozen=True)
 class Discount(Strategy):
     "The standardised score, where it is above the group's mean, comes off the reward."
@@ -25,7 +22,7 @@ class Discount(Strategy):
     dash: ClassVar = "dash"
     settings: ClassVar = (*Strategy.settings, "control")
     controls: ClassVar = ("random", "shuffled", "nonhack")
-    detector: "Detector" = None
+    detector: Any = None  # a `pgrpo.vhack.scores.Detector`
     floor: float = 1.0   # the least standard deviation that a group's scores are divided by
     weight: float = 1.0  # reward for a score of one standard deviation
 

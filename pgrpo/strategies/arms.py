@@ -3,20 +3,17 @@
 # %% auto #0
 __all__ = ['WHOLE', 'Measured', 'Plain', 'Erase', 'Route']
 
-# %% ../../nbs/06a_strategies/2_arms.ipynb #24f00cb0
+# %% ../../nbs/06a_strategies/2_arms.ipynb #e26bff3c
 __doc__ = """The three arms of the method: `none` measures, `erase` removes, `route` quarantines the hack-ward part."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from .strategy import Strategy
 
-if TYPE_CHECKING:
-    from pgrpo.vhack.scores import Detector
-
-# %% ../../nbs/06a_strategies/2_arms.ipynb #a091a888
+# %% ../../nbs/06a_strategies/2_arms.ipynb #b95d683e
 WHOLE = ("gate", "overshoot", "preserve_magnitude", "at")  # settings of a projection: rollouts are not projected
 
 
@@ -24,7 +21,7 @@ WHOLE = ("gate", "overshoot", "preserve_magnitude", "at")  # settings of a proje
 class Measured(Strategy):
     "What the three have in common: they may act by direction or by rollout."
     anytime: ClassVar = True
-    detector: "Detector | None" = None  # by rollout: what flags them
+    detector: Any = None  # by rollout: the `pgrpo.vhack.scores.Detector` that flags them
 
     @classmethod
     def prepare(cls, config, evidence):
