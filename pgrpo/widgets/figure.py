@@ -55,7 +55,7 @@ class Plot(anywidget.AnyWidget):
         "What is shown, as plain data."
         return json.loads(self.spec)
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #78d27e64
+# %% ../../nbs/10_widgets/2_figure.ipynb #610d809d
 def narrow(fig: go.Figure) -> dict:
     "A figure as plain data, with titles that fit a panel and a width that is left open; a copy is taken."
     spec = json.loads(pio.to_json(fig, validate=False))
@@ -73,8 +73,8 @@ class Plots(anywidget.AnyWidget):
     number = traitlets.Int().tag(sync=True)    # of sets shown so far
     least = traitlets.Int(440).tag(sync=True)  # width in pixels below which a panel goes to the next line
 
-    def __init__(self, **traits):
-        super().__init__(library=get_plotlyjs(), **traits)
+    def __init__(self):
+        super().__init__(library=get_plotlyjs())
 
     def show(self, figs: Iterable[go.Figure]):
         "Show these and no others."
