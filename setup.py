@@ -31,5 +31,5 @@ setup(
     # The folder data/ is installed as the package pgrpo_data, so that a plain install has the embedded policy.
     packages=[*find_packages(include=["pgrpo", "pgrpo.*"]), "pgrpo_data"],
     package_dir={"pgrpo": "pgrpo", "pgrpo_data": "data"},
-    package_data={"pgrpo_data": ["**/*"]},
+    package_data={"pgrpo_data": ["**/*"], "pgrpo.widgets": ["static/*"]},  # static/: what a page reads
 )

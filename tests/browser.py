@@ -1,4 +1,8 @@
-"A real JupyterLab and a real browser for tests: `lab(folder)` serves a folder, `page(lab)` opens Chromium on it, cut off from any network but this machine."
+"""A real JupyterLab and a real browser for tests.
+
+`served(folder, notebooks, home)` starts both and gives the `Page`: a `Lab` serves the folder, and Chromium, cut off
+from any network but this machine, is open on it.
+"""
 import contextlib
 import json
 import os
@@ -20,7 +24,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 DRIVER = shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
-    reason="no Chromium with a chromedriver here; install Debian's chromium and chromium-driver to run the browser tests",
+    reason="no Chromium with a chromedriver here; install Debian's chromium and chromium-driver for the browser tests",
 )
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -35,7 +39,10 @@ SETTINGS = {
 
 
 def wait(what, until, seconds=120):
-    "The first true value of until(); AssertionError, naming what was waited for, after that many seconds. An element that the page has just replaced is asked for again"
+    """The first true value of until(); AssertionError, naming what was waited for, after that many seconds.
+
+    An element that the page has just replaced is asked for again.
+    """
     end = time.monotonic() + seconds
     while True:
         with contextlib.suppress(StaleElementReferenceException):
@@ -45,7 +52,7 @@ def wait(what, until, seconds=120):
 
 
 class Lab:
-    "A running JupyterLab"
+    "A running JupyterLab."
     def __init__(self, folder: Path, home: Path, theme="JupyterLab Light"):
         self.token = secrets.token_hex(16)
         with socket.socket() as s:
@@ -62,42 +69,36 @@ class Lab:
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         }
         self.log = open(home / "lab.log", "w")
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
-                "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
-                f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
-            ],
-            env=env, stdout=self.log, stderr=subprocess.STDOUT,
-        )
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
+            "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
+        ]
+        self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=subprocess.STDOUT)
         wait("JupyterLab to answer", self.get_status)
 
     def get(self, path):
-        return json.load(
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/{path}?token={self.token}", timeout=5)
-        )
+        address = f"http://127.0.0.1:{self.port}/api/{path}?token={self.token}"
+        return json.load(urllib.request.urlopen(address, timeout=5))
 
     def get_status(self):
         assert self.process.poll() is None, f"JupyterLab ended: {Path(self.log.name).read_text()[-2000:]}"
         with contextlib.suppress(OSError): return self.get("status")
 
     def ask(self, code: str) -> str:
-        "What a piece of code prints in the kernel that was started last"
+        "What a piece of code prints in the kernel that was started last."
         from jupyter_client import BlockingKernelClient
-
-        client = BlockingKernelClient(
-            connection_file=str(self.runtime / f"kernel-{self.get('kernels')[-1]['id']}.json")
-        )
+        kernel = self.get("kernels")[-1]["id"]
+        client = BlockingKernelClient(connection_file=str(self.runtime / f"kernel-{kernel}.json"))
         client.load_connection_file()
         client.start_channels(hb=False)  # its thread may outlive so short a question
+        printed = []
+
+        def hear(message):
+            if message["content"].get("name") == "stdout": printed.append(message["content"]["text"])
+
         try:
-            printed = []
-            reply = client.execute_interactive(
-                code, timeout=60,
-                output_hook=lambda m: printed.append(
-                    m["content"]["text"] if m["content"].get("name") == "stdout" else ""
-                ),
-            )
+            reply = client.execute_interactive(code, timeout=60, output_hook=hear)
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(printed).strip()
         finally: client.stop_channels()
@@ -108,8 +109,23 @@ class Lab:
         self.log.close()
 
 
+# JavaScript; `window.jupyterapp` is JupyterLab's, which `Lab` has it show
+ALONE = """
+    const app = window.jupyterapp;
+    app.commands.execute('application:set-mode', {mode: 'single-document'});
+    if (!app.shell.leftCollapsed) app.commands.execute('application:toggle-left-area');
+"""
+READY = """
+    const context = window.jupyterapp.shell.currentWidget?.sessionContext;
+    return context?.isReady && context.session?.kernel?.status == 'idle';
+"""
+PROMPTS = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText)"
+TEXT = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')"
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+
+
 class Page:
-    "A tab on JupyterLab"
+    "A tab on JupyterLab."
     def __init__(self, lab: Lab, profile: Path, width=1400, height=1600):
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
@@ -120,50 +136,42 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.lab, self.driver = lab, webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.set_script_timeout(120)
-        self.driver.execute_cdp_cmd(
-            "Emulation.setFocusEmulationEnabled", {"enabled": True}
-        )  # a headless page may start unfocused, and JupyterLab's current notebook is the focused one
+        # a headless page may start unfocused, and JupyterLab's current notebook is the focused one
+        self.driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
 
     def js(self, code, *args): return self.driver.execute_script(code, *args)
+
     def all(self, css): return self.driver.find_elements("css selector", css)
+
     def one(self, css): return wait(css, lambda: self.all(css))[0]
 
-    def text(self, css):
-        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
+    def text(self, css): return self.js(TEXT, css)
+
     def shot(self, path): self.driver.save_screenshot(str(path))
 
     def open(self, notebook):
         self.driver.get(f"http://127.0.0.1:{self.lab.port}/lab/tree/{notebook}?token={self.lab.token}&reset")
         self.one(".jp-Notebook .jp-Cell")
-        self.js(
-            "window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}); if (!window.jupyterapp.shell.leftCollapsed) window.jupyterapp.commands.execute('application:toggle-left-area')"
-        )
-        ready = "const c = window.jupyterapp.shell.currentWidget?.sessionContext; return c?.isReady && c.session?.kernel?.status == 'idle'"
-        wait("a kernel that is ready", lambda: self.js(ready))
+        self.js(ALONE)
+        wait("a kernel that is ready", lambda: self.js(READY))
 
     def run_all(self, seconds=120):
-        "Run every cell, and wait until the last has run. AssertionError with the text of an error output"
+        "Run every cell, and wait until the last has run. AssertionError with the text of an error output."
         self.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        prompts = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText)"
-        wait("all cells to have run", lambda: all(p.strip("[]: \n").isdigit() for p in self.js(prompts)), seconds)
-        assert not self.all("[data-mime-type='application/vnd.jupyter.error']"), self.text(
-            "[data-mime-type='application/vnd.jupyter.error']"
-        )
+        wait("all cells to have run", lambda: all(p.strip("[]: \n").isdigit() for p in self.js(PROMPTS)), seconds)
+        assert not self.all(ERROR), self.text(ERROR)
 
     def errors(self):
-        "Errors in the console since the last call; what the browser itself says about the cut network is not one"
-        return [
-            entry["message"]
-            for entry in self.driver.get_log("browser")
-            if entry["level"] == "SEVERE" and "favicon" not in entry["message"]
-        ]
+        "Errors in the console since the last call; what the browser itself says about the cut network is not one."
+        log = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return [message for message in log if "favicon" not in message]
 
     def close(self): self.driver.quit()
 
 
 @contextlib.contextmanager
 def served(folder: Path, notebooks, home: Path, **look):
-    "A page on a JupyterLab with copies of some notebooks"
+    "A page on a JupyterLab with copies of some notebooks."
     folder.mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
     for name in notebooks: shutil.copy(ROOT / "nbs" / name, folder)  # a page is opened by its file's name alone
@@ -176,26 +184,34 @@ def served(folder: Path, notebooks, home: Path, **look):
 
 
 def notebook(folder, name, *cells):
-    "Write a notebook of these code cells"
+    "Write a notebook of these code cells."
     folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(
-        nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(c) for c in cells],
-            metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")),
-        ),
-        folder / name,
-    )
+    kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=kernel)
+    nbformat.write(made, folder / name)
+
+
+FITS = """
+    const bad = [];
+    for (const plot of document.querySelectorAll('.pgrpo-plot > div')) {
+        const frame = plot.querySelector('.main-svg').getBoundingClientRect();
+        const texts = [...plot.querySelectorAll('text')]
+            .filter(t => t.textContent.trim() && t.getBoundingClientRect().width)
+            .map(t => [t.textContent, t.getBoundingClientRect()]);
+        for (const [text, b] of texts) {
+            const aside = b.left < frame.left - 1 || b.right > frame.right + 1;
+            if (aside || b.top < frame.top - 1 || b.bottom > frame.bottom + 1) bad.push('clipped: ' + text);
+        }
+        texts.forEach(([s, a], i) => texts.slice(i + 1).forEach(([t, b]) => {
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > 2 && tall > 3) bad.push('overlap: ' + s + ' / ' + t);
+        }));
+    }
+    return bad;
+"""
 
 
 def fits(page):
-    "Texts of the plots that reach out of them or lie on a text of the same kind"
-    return page.js("""
-        const bad = [];
-        for (const plot of document.querySelectorAll('.pgrpo-plot > div')) {
-            const frame = plot.querySelector('.main-svg').getBoundingClientRect();
-            const texts = [...plot.querySelectorAll('text')].filter(t => t.textContent.trim() && t.getBoundingClientRect().width).map(t => [t.textContent, t.getBoundingClientRect()]);
-            for (const [text, b] of texts) if (b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 1 || b.bottom > frame.bottom + 1) bad.push('clipped: ' + text);
-            texts.forEach(([s, a], i) => texts.slice(i + 1).forEach(([t, b]) => {
-                if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3) bad.push('overlap: ' + s + ' / ' + t); }));
-        }
-        return bad""")
+    "Texts of the plots that reach out of them or lie on another text."
+    return page.js(FITS)

@@ -1,10 +1,11 @@
-"The stepper, the token view and the live view in a real JupyterLab, in a real browser, with no network but this machine."
+"The stepper, token view and live view in a real JupyterLab and a real browser, with no network but this machine."
 import re
 
 import pytest
 from browser import fits, needs_browser, notebook, served, wait
 
 pytestmark = needs_browser
+THREADS = "import threading; print([t.name for t in threading.enumerate() if t.name.startswith('pgrpo')])"
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
 
 
@@ -29,18 +30,31 @@ def press(page, text, inside=".pgrpo-stepper"):
 def kernel(page, code): return page.lab.ask(f"print({code})")
 
 
+def becomes(page, code, value): wait(f"{code} to be {value}", lambda: kernel(page, code) == value)
+
+
 def words(page): return page.text(".pgrpo-stepper .pgrpo p")
 
 
+TURN = """
+    const [label, value] = arguments;
+    const box = [...document.querySelectorAll('.pgrpo-stepper .jupyter-widgets')]
+        .find(e => e.querySelector(':scope > label')?.innerText == label);
+    const field = box.querySelector('input');
+    field.value = value;
+    for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}));
+"""
+
+
 def turn(page, label, value):
-    "Type into, or choose in, the control with a label"
-    page.js(
-        """const box = [...document.querySelectorAll('.pgrpo-stepper .jupyter-widgets')].find(e => e.querySelector(':scope > label')?.innerText == arguments[0]);
-               const field = box.querySelector('input, select');
-               if (field.tagName == 'SELECT') field.selectedIndex = [...field.options].findIndex(o => o.text == arguments[1]); else field.value = arguments[1];
-               for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}));""",
-        label, value,
-    )
+    "Type into the control with a label."
+    page.js(TURN, label, value)
+
+
+def drawn(page):
+    "How many figures can be seen in the stepper."
+    plots = page.all(".pgrpo-stepper .js-plotly-plot .main-svg")
+    return sum(plot.is_displayed() and plot.size["height"] > 100 for plot in plots)
 
 
 def test_all_phases_forward_and_back(page):
@@ -49,50 +63,39 @@ def test_all_phases_forward_and_back(page):
     for there, by in ((PHASES[1:], "next"), (PHASES[-2::-1], "back")):
         for phase in there:
             press(page, by)
-            said = wait(
-                phase,
-                lambda: (
-                    kernel(page, "stepper.phase") == phase
-                    and kernel(
-                        page, "says(stepper.phase, stepper._made(stepper.settings, stepper.phase), stepper.settings)"
-                    )
-                ),
-            )
+            becomes(page, "stepper.phase", phase)
+            made = "stepper._made(stepper.settings, stepper.phase)"
+            said = kernel(page, f"says(stepper.phase, {made}, stepper.settings)")
             wait(f"the sentence of {phase}", lambda: said in words(page))
             n = int(kernel(page, "len(stepper.figures())"))
-            wait(
-                f"{n} figures of {phase}",
-                lambda: (
-                    sum(
-                        e.is_displayed() and e.size["height"] > 100
-                        for e in page.all(".pgrpo-stepper .js-plotly-plot .main-svg")
-                    )
-                    >= n
-                ),
-            )
+            wait(f"{n} figures of {phase}", lambda: drawn(page) >= n)
             assert len(page.all(".pgrpo-stepper article")) == (0 if phase == "project" else 8)
     assert kernel(page, "stepper.phase") == "generate"
     assert page.errors() == []
 
 
+SHARES = """
+g, up, whole, random = stepper.trace("backward", stepper.settings).gradients.total(), 0, 0, 0
+for name, v in stepper.trace.V.items():
+    square = float(g[name].square().sum())
+    up += float((v @ g[name]).clamp(min=0).square().sum())
+    whole += square
+    random += square * len(v) / (2 * v.shape[1])
+print(f"{(up / whole) ** 0.5:.3f} {(random / whole) ** 0.5:.3f}")
+"""
+
+
 def test_numbers_on_the_page_are_those_of_the_kernel(page):
     press(page, "2 grade")
     wait("grades", lambda: "hacked" in words(page))
-    solved, hacked = map(int, re.search(r"(\d+) solved, (\d+) hacked", words(page)).groups())
-    assert (
-        kernel(page, "sum(g.gt_correct for g in stepper.made()), sum(g.exploited for g in stepper.made())")
-        == f"{solved} {hacked}"
-    )
+    solved, hacked, other = re.search(r"(\d+) solved, (\d+) hacked, (\d+) other", words(page)).groups()
+    assert kernel(page, "sum(g.gt_correct for g in stepper.made())") == solved
+    assert kernel(page, "sum(g.exploited for g in stepper.made())") == hacked
+    assert kernel(page, "sum(not (g.gt_correct or g.exploited) for g in stepper.made())") == other
     press(page, "5 project")
     wait("cin", lambda: "cin over all modules" in words(page))
     cin, null = re.search(r"is ([\d.]+) before.* would have ([\d.]+)\.", words(page)).groups()
-    code = """
-g, up, whole, random = stepper.trace("backward", stepper.settings).gradients.total(), 0, 0, 0
-for name, v in stepper.trace.V.items():
-    n = float(g[name].square().sum())
-    up, whole, random = up + float((v @ g[name]).clamp(min=0).square().sum()), whole + n, random + n * len(v) / (2 * v.shape[1])
-print(f"{(up / whole) ** 0.5:.3f} {(random / whole) ** 0.5:.3f}")"""
-    assert page.lab.ask(code) == f"{cin} {null}"
+    assert page.lab.ask(SHARES) == f"{cin} {null}"
 
 
 def test_a_control_reruns_what_depends_on_it(page):
@@ -100,31 +103,22 @@ def test_a_control_reruns_what_depends_on_it(page):
     wait("the step", lambda: "One step of Adam" in words(page))
     before, same = words(page), kernel(page, "id(stepper.made('backward'))")
     press(page, "route")
-    wait("the arm in the kernel", lambda: kernel(page, "stepper.settings.arm, stepper.work.busy") == "route False")
+    becomes(page, "stepper.settings.arm, stepper.work.busy", "route False")
     wait("the arm on the page", lambda: "as deployed" in words(page))
     slider = page.one(".pgrpo-stepper .noUi-handle")
     page.js("arguments[0].scrollIntoView({block: 'center'})", slider)
     from selenium.webdriver.common.keys import Keys
     slider.send_keys(Keys.ARROW_RIGHT)
-    wait(
-        "the slider in the kernel",
-        lambda: kernel(page, "round(stepper.settings.overshoot, 3), stepper.work.busy") == "1.1 False",
-    )
+    becomes(page, "round(stepper.settings.overshoot, 3), stepper.work.busy", "1.1 False")
     wait("another step", lambda: words(page) != before)
     assert kernel(page, "id(stepper.made('backward'))") == same
     seed = int(kernel(page, "stepper.settings.seed"))
     turn(page, "seed", str(seed + 1))
-    wait(
-        "the seed in the kernel",
-        lambda: kernel(page, "stepper.settings.seed, stepper.work.busy") == f"{seed + 1} False",
-    )
+    becomes(page, "stepper.settings.seed, stepper.work.busy", f"{seed + 1} False")
     assert kernel(page, "id(stepper.made('backward'))") != same
     turn(page, "seed", str(seed))
     press(page, "erase")
-    wait(
-        "the settings from before",
-        lambda: kernel(page, "stepper.settings.seed, stepper.settings.arm, stepper.work.busy") == f"{seed} erase False",
-    )
+    becomes(page, "stepper.settings.seed, stepper.settings.arm, stepper.work.busy", f"{seed} erase False")
     assert page.errors() == []
 
 
@@ -137,15 +131,12 @@ def test_what_cannot_be_is_said_in_a_sentence(page):
 def test_long_work_can_be_stopped(page):
     before = kernel(page, "stepper.settings")
     turn(page, "group size", "256")
-    wait("work", lambda: kernel(page, "stepper.work.busy") == "True")
+    becomes(page, "stepper.work.busy", "True")
     press(page, "Stop")
-    wait("the work to stop", lambda: kernel(page, "stepper.work.busy") == "False")
+    becomes(page, "stepper.work.busy", "False")
     wait("the sentence", lambda: "Stopped" in page.text(".pgrpo-stepper [role=status]"))
     assert kernel(page, "stepper.settings") == before
-    assert (
-        page.lab.ask("import threading; print([t.name for t in threading.enumerate() if t.name == 'pgrpo work'])")
-        == "[]"
-    )
+    assert page.lab.ask(THREADS) == "[]"
 
 
 STOP = """
@@ -162,12 +153,10 @@ except Stopped: heard = True
 def test_stop_is_heard_while_a_cell_runs(tmp_path):
     notebook(tmp_path / "nbs", "stop.ipynb", STOP)
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
+        def stop(): return [b for b in page.all(".pgrpo-stepper button") if b.text == "Stop" and b.is_displayed()]
         page.open("stop.ipynb")
         page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        button = wait(
-            "the Stop button",
-            lambda: next((b for b in page.all(".pgrpo-stepper button") if b.text == "Stop" and b.is_displayed()), None),
-        )
+        button = wait("the Stop button", stop)[0]
         assert page.text(".jp-CodeCell .jp-InputPrompt").strip() == "[*]:"
         button.click()
         wait("the sentence", lambda: "Stopped" in page.text(".pgrpo-stepper [role=status]"))
@@ -175,45 +164,50 @@ def test_stop_is_heard_while_a_cell_runs(tmp_path):
         assert page.errors() == []
 
 
+FOCUS = """
+    const buttons = [...document.querySelectorAll('.pgrpo-stepper .widget-toggle-button')];
+    buttons.find(e => e.innerText.includes('1 generate')).focus();
+"""
+
+
 def test_phases_by_keyboard_alone(page):
     from selenium.webdriver.common.keys import Keys
+
+    def told():
+        figures = [p for p in page.all(".pgrpo-plots > div") if p.is_displayed()]
+        return all(p.get_attribute("aria-label").startswith("Figure: ") for p in figures)
+
     press(page, "1 generate")
-    wait("the first phase", lambda: kernel(page, "stepper.phase") == "generate")
-    page.js(
-        "[...document.querySelectorAll('.pgrpo-stepper .widget-toggle-button')].find(e => e.innerText.includes('1 generate')).focus()"
-    )
+    becomes(page, "stepper.phase", "generate")
+    page.js(FOCUS)
     for phase in PHASES[1:]:
         page.driver.switch_to.active_element.send_keys(Keys.TAB)
         assert phase in page.driver.switch_to.active_element.text
         page.driver.switch_to.active_element.send_keys(Keys.ENTER if phase == "grade" else Keys.SPACE)
-        wait(phase, lambda: kernel(page, "stepper.phase") == phase)
-        wait(
-            "its figures",
-            lambda: all(
-                p.get_attribute("aria-label").startswith("Figure: ")
-                for p in page.all(".pgrpo-plots > div")
-                if p.is_displayed()
-            ),
-        )
+        becomes(page, "stepper.phase", phase)
+        wait("its figures", told)
         assert phase in page.driver.switch_to.active_element.text  # the focus stays
     assert page.errors() == []
 
 
-def test_tokens_are_painted_as_the_kernel_says(page):
-    wait("the token view", lambda: page.all(".pgrpo-tokens article"))
-    hints = page.js(
-        "return [...document.querySelector('.pgrpo-tokens article').querySelectorAll('.pg-tokens span')].map(e => e.title)"
-    )
-    shown = [re.search(r"position (\d+): (\S+) along V", h).groups() for h in hints]
-    code = """
+HINTS = """
+    const first = document.querySelector('.pgrpo-tokens article');
+    return [...first.querySelectorAll('.pg-tokens span')].map(e => e.title);
+"""
+SCORES = """
 b = stepper.trace("backward", stepper.settings)
 t, r = view.shown()[0], stepper.trace("generate", stepper.settings)
 row = [x.title for x in view.every].index(t.title)
 first = int(r.encoded.completion_mask[b.gradients.rows[row]].int().argmax()) - 1
-print(" ".join(f"{float(s):+.2e}" for s in b.token_scores[row, first:][:len(t.pieces)]))"""
-    assert page.lab.ask(code).split() == [score for _, score in shown] and [int(i) for i, _ in shown] == list(
-        range(len(shown))
-    )
+print(" ".join(f"{float(s):+.2e}" for s in b.token_scores[row, first:][:len(t.pieces)]))
+"""
+
+
+def test_tokens_are_painted_as_the_kernel_says(page):
+    wait("the token view", lambda: page.all(".pgrpo-tokens article"))
+    shown = [re.search(r"position (\d+): (\S+) along V", hint).groups() for hint in page.js(HINTS)]
+    assert page.lab.ask(SCORES).split() == [score for _, score in shown]
+    assert [int(i) for i, _ in shown] == list(range(len(shown)))
     assert page.errors() == []
 
 
@@ -224,33 +218,29 @@ def test_closed_it_is_gone(page):
     assert page.errors() == []
 
 
+LIVE = """
+from pgrpo.config import preset
+from pgrpo.widgets.live import train_live
+runs = {a: preset("demo", arm=a, steps=8, eval_problems=1, n_problems=64) for a in ("none", "erase")}
+w = train_live(runs, FOLDER, every=0.1)
+"""
+
+
 def test_live_stops_at_the_button_and_goes_on(tmp_path):
-    call = f"from pgrpo.config import preset\nfrom pgrpo.widgets.live import train_live\nw = train_live({{a: preset('demo', arm=a, steps=8, eval_problems=1, n_problems=64) for a in ('none', 'erase')}}, {str(tmp_path / 'runs')!r}, every=0.1)"
-    notebook(tmp_path / "nbs", "live.ipynb", call)
+    notebook(tmp_path / "nbs", "live.ipynb", LIVE.replace("FOLDER", repr(str(tmp_path / "runs"))))
     with served(tmp_path / "nbs", [], tmp_path / "home") as page:
         page.open("live.ipynb")
         page.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         wait("two steps", lambda: "step 2 of 8" in page.text(".pgrpo-row"), 120)
         next(b for b in page.all("button.jupyter-button") if b.text == "Stop").click()
         wait("the stop", lambda: "Stopped; the same call goes on from here." in page.text(".pgrpo-row"), 120)
-        assert (
-            page.lab.ask("print(w.stopped, list(w.rows), 2 <= len(w.rows['none']) < 8, w.summaries)")
-            == "True ['none'] True {}"
-        )
+        some = kernel(page, "w.stopped, list(w.rows), 2 <= len(w.rows['none']) < 8, w.summaries")
+        assert some == "True ['none'] True {}"
         assert not (bad := fits(page)), bad
         page.run_all(400)
         wait("the end", lambda: "Done." in page.text(".pgrpo-row"))
-        assert (
-            page.lab.ask(
-                "print(w.stopped, {a: [r['step'] for r in rows] == list(range(8)) for a, rows in w.rows.items()})"
-            )
-            == "False {'none': True, 'erase': True}"
-        )
+        steps = "{a: [r['step'] for r in rows] == list(range(8)) for a, rows in w.rows.items()}"
+        assert kernel(page, f"w.stopped, {steps}") == "False {'none': True, 'erase': True}"
         assert page.js("return document.querySelectorAll('.pgrpo-plot > div')[0].data[0].y.length") == 8
-        assert (
-            page.lab.ask(
-                "import threading; print([t.name for t in threading.enumerate() if t.name.startswith('pgrpo')])"
-            )
-            == "[]"
-        )
+        assert page.lab.ask(THREADS) == "[]"
         assert not page.errors()

@@ -1,9 +1,13 @@
-"The stepper without a screen: what is shown against what is computed by other means, what is computed again, and what is left behind."
+"The stepper without a screen: what is shown against what is computed by other means, and what is left behind."
 import gc
+import re
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +15,10 @@ import torch
 pytest.importorskip("ipywidgets", reason='the widgets need the extra "notebook"')
 import pgrpo.train.trace
 from pgrpo.train.trace import PHASES, Settings, Trace, drawn_problems
-from pgrpo.widgets.frame import STOPPED, Stopped, Work, alive
+from pgrpo.widgets.frame import STATIC, STOPPED, Stopped, Work, alive
 from pgrpo.widgets.stepper import Stepper
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +104,8 @@ def test_a_look_is_no_step(trace, settings, arm, at):
     again = fresh(trace)("step", replace(settings, arm=arm, at=at))
     assert any(d.any() for d in first.step.update.values())
     assert all(map(torch.equal, vectors(trace), before)) and all(p.grad is None for p in trace.adapter.parameters())
-    assert all(torch.equal(d, again.step.update[n]) for n, d in first.step.update.items()) and torch.equal(
-        first.trained.rollouts, again.trained.rollouts
-    )
+    assert all(torch.equal(d, again.step.update[n]) for n, d in first.step.update.items())
+    assert torch.equal(first.trained.rollouts, again.trained.rollouts)
 
 
 def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, settings):
@@ -113,14 +118,11 @@ def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, set
         optimizer.zero_grad()
         state = {k: v["exp_avg"].clone() for k, v in optimizer.state_dict()["state"].items()}
         other = Trace(trace.model, trace.tokenizer, trace.adapter, trace.V, *drawn_problems(4), trace.base, optimizer)
-        shown = other("step", settings)
-        assert not torch.equal(
-            next(iter(shown.step.update.values())), next(iter(trace("step", settings).step.update.values()))
-        )
-        assert all(
-            torch.equal(v["exp_avg"], state[k]) and int(v["step"]) == 1
-            for k, v in optimizer.state_dict()["state"].items()
-        )
+        shown, fresh_step = (t("step", settings).step.update for t in (other, trace))
+        name = next(iter(shown))
+        assert not torch.equal(shown[name], fresh_step[name])
+        for k, v in optimizer.state_dict()["state"].items():
+            assert torch.equal(v["exp_avg"], state[k]) and int(v["step"]) == 1
 
 
 @pytest.mark.parametrize("phase", ["generate", "step"])
@@ -137,14 +139,12 @@ def test_an_interruption_restores(trace, settings, phase):
     with pytest.raises(KeyboardInterrupt): other(phase, settings, tick)
     assert all(map(torch.equal, vectors(trace), before)) and all(p.grad is None for p in trace.adapter.parameters())
     assert torch.equal(torch.get_rng_state(), state) and not trace.model._forward_pre_hooks
-    assert (
-        not other.known(phase, settings)
-        and other("generate", settings).completions == trace("generate", settings).completions
-    )
+    assert not other.known(phase, settings)
+    assert other("generate", settings).completions == trace("generate", settings).completions
 
 
 def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
-    "log-probabilities before and after, from a folded copy with no adapter in it"
+    "Log-probabilities before and after, from a folded copy with no adapter in it."
     from pgrpo.train.trace import restored
     effect, rollouts = trace("step", settings), trace("generate", settings)
 
@@ -159,10 +159,8 @@ def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
         models.append(trace.adapter.fold())
         for b in range(0, len(rollouts), 5):
             n = int(rollouts.encoded.attention_mask[b].sum())
-            before, after = (
-                plain(model, rollouts.encoded.input_ids[b, :n], rollouts.encoded.completion_mask[b, :n])
-                for model in models
-            )
+            ids, mask = rollouts.encoded.input_ids[b, :n], rollouts.encoded.completion_mask[b, :n]
+            before, after = (plain(model, ids, mask) for model in models)
             assert before == pytest.approx(float(effect.before.rollouts[b]), abs=2e-3)
             assert after == pytest.approx(float(effect.trained.rollouts[b]), abs=2e-3)
 
@@ -174,27 +172,24 @@ def test_drawn_numbers_are_the_computed_ones(trace, settings):
     for i, name in enumerate(trace.adapter):
         total = torch.stack([g.rollout[name][row] for row in range(len(g.rows))]).double().sum(0)
         if name not in trace.V: continue
-        c = trace.V[name].double() @ total
-        kept = total - c.clamp(min=0) @ trace.V[name].double()
+        v = trace.V[name].double()
+        c = v @ total
+        kept = total - c.clamp(min=0) @ v
         assert before[i] == pytest.approx(float(c.clamp(min=0).norm() / total.norm()), abs=1e-5)
-        assert after[i] == pytest.approx(
-            float((trace.V[name].double() @ kept).clamp(min=0).norm() / kept.norm()), abs=1e-5
-        )
+        assert after[i] == pytest.approx(float((v @ kept).clamp(min=0).norm() / kept.norm()), abs=1e-5)
     stepper.show("advantage")
-    rewards = [x.reward for x in trace("grade", settings)]
+    rewards, G = [x.reward for x in trace("grade", settings)], settings.group_size
     for b, r in enumerate(rewards):
-        group = [rewards[i] for i in range(len(rewards)) if i // settings.group_size == b // settings.group_size]
-        stepper.groups.value = b // settings.group_size
-        assert f"A {r - sum(group) / len(group):+.3f}" in stepper.cards.value.split("<article")[
-            1 + b % settings.group_size
-        ].replace("-0.000", "+0.000")
+        group = rewards[b // G * G:b // G * G + G]
+        stepper.groups.value = b // G
+        card = stepper.cards.value.split("<article")[1 + b % G]
+        assert f"A {r - sum(group) / G:+.3f}".replace("-0.000", "+0.000") in card.replace("-0.000", "+0.000")
     stepper.close()
 
 
 def test_a_group_without_variance_is_said_and_not_stepped(trace):
-    still = next(
-        s for s in (Settings(seed=i, group_size=2) for i in range(40)) if not trace("advantage", s).advantages.any()
-    )
+    every = (Settings(seed=i, group_size=2) for i in range(40))
+    still = next(s for s in every if not trace("advantage", s).advantages.any())
     stepper = Stepper(trace, phase="step", seed=still.seed, group_size=2)
     assert "no gradient and no step" in stepper.words.value and not stepper.plots.panels
     assert stepper.picture()[:4] == b"\x89PNG"
@@ -221,9 +216,10 @@ def test_closed_and_made_again_it_leaves_nothing_behind(trace, settings):
 
 @pytest.mark.parametrize("own", [False, True], ids=["its own policy", "a given trace"])
 def test_a_cell_that_is_run_again_leaves_one_stepper(trace, settings, own):
-    before, comms, threads, hooks, refs, sizes = (
-        alive(), open_comms(), set(threading.enumerate()), len(trace.model._forward_pre_hooks), [], [],
+    before, comms, threads, hooks = (
+        alive(), open_comms(), set(threading.enumerate()), len(trace.model._forward_pre_hooks),
     )
+    refs, sizes = [], []
     for _ in range(3):
         stepper = Stepper(fresh(trace) if own else None, group_size=settings.group_size, seed=settings.seed)
         stepper.controls["group_size"].value = 64  # replaced while it works
@@ -239,21 +235,15 @@ def test_a_cell_that_is_run_again_leaves_one_stepper(trace, settings, own):
     del stepper
     gc.collect()
     assert [r() for r in refs] == [None] * len(refs)
-    assert (
-        alive() == before
-        and open_comms() == comms
-        and set(threading.enumerate()) == threads
-        and len(trace.model._forward_pre_hooks) == hooks
-    )
+    assert alive() == before and open_comms() == comms
+    assert set(threading.enumerate()) == threads and len(trace.model._forward_pre_hooks) == hooks
 
 
 def test_steppers_over_two_models_leave_each_other_alone(trace, settings):
-    mine, other = (
-        Stepper(fresh(trace), group_size=settings.group_size, seed=settings.seed),
-        Stepper(Trace.embedded(), group_size=settings.group_size, seed=settings.seed),
-    )
-    assert mine.comm is not None and other.comm is not None
-    mine.close(), other.close()
+    look = dict(group_size=settings.group_size, seed=settings.seed)
+    steppers = [Stepper(t, **look) for t in (fresh(trace), Trace.embedded())]
+    assert all(stepper.comm is not None for stepper in steppers)
+    for stepper in steppers: stepper.close()
 
 
 def test_an_error_in_the_work_is_a_sentence_and_the_settings_return(trace, settings, monkeypatch):
@@ -262,10 +252,8 @@ def test_an_error_in_the_work_is_a_sentence_and_the_settings_return(trace, setti
     monkeypatch.setattr(pgrpo.train.trace, "generate", broken)
     stepper.controls["seed"].value += 500
     settled(stepper)
-    assert (
-        "the grader has no room to work in" in stepper.work.note.value
-        and stepper.settings.seed == stepper.controls["seed"].value == settings.seed
-    )
+    assert "the grader has no room to work in" in stepper.work.note.value
+    assert stepper.settings.seed == stepper.controls["seed"].value == settings.seed
     stepper.close()
 
 
@@ -300,3 +288,12 @@ def test_a_completion_cannot_write_into_the_page(trace, settings):
     hostile = replace(r, completions=('<img src=x onerror="alert(1)"></pre>',) * len(r))
     for phase in ("generate", "grade", "step"):
         assert "<img" not in rollout_cards(trace.tokenizer, phase, {**made, "generate": hostile}, 0)
+
+
+def test_what_the_page_reads_is_installed(tmp_path):
+    "An installed copy, unlike a checkout, has only what setup.py names."
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    assert {f.name for f in STATIC.iterdir()} == {f.name for f in (tmp_path / "pgrpo/widgets/static").iterdir()}
+    named = re.findall(r'STATIC / "([^"]+)"', "".join(f.read_text() for f in (tmp_path / "pgrpo/widgets").glob("*.py")))
+    assert set(named) == {f.name for f in STATIC.iterdir()}

@@ -3,7 +3,12 @@
 # %% auto #0
 __all__ = ['Stepper', 'TokenView', 'Inspector', 'Explorer', 'LiveView']
 
-# %% ../../nbs/10_widgets/9_widgets.ipynb #b5e39dcd
+# %% ../../nbs/10_widgets/9_widgets.ipynb #0db7f641
+__doc__ = """Everything to look with: `Stepper`, `TokenView`, `Inspector`, `Explorer`, `LiveView`.
+
+The widgets read what the other modules return and compute nothing of their own; `import pgrpo` needs none of them.
+"""
+
 from .explorer import Explorer
 from .inspector import Inspector
 from .live import LiveView
