@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ALL', 'turn', 'chosen', 'controls', 'Stepper']
 
-# %% ../../nbs/10_widgets/4_stepper.ipynb #a61af118
+# %% ../../nbs/10_widgets/4_stepper.ipynb #9e5b1b65
 __doc__ = """One update on the screen, phase by phase, with its settings beside it.
 
 It computes nothing and draws nothing: `pgrpo.train.trace` answers what a phase made and remembers it,
@@ -15,16 +15,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..grpo import ARMS
 from ..problems import CORE_MODES
 from ..projection import GATES
+from ..strategies import unprepared
 from ..train.trace import PHASES, Settings, Trace
 from .charts import prompt_names
 from .figure import Plots
 from .frame import Twin, Work, box, close_all, element, escape, ipw, sentence, sheet, style
 from .phases import figures, rollout_cards, says, story
 
-# %% ../../nbs/10_widgets/4_stepper.ipynb #39583596
+# %% ../../nbs/10_widgets/4_stepper.ipynb #7f3f6861
 ALL = "all"  # what a menu calls None, which ipywidgets would take for no choice
 
 
@@ -50,7 +50,7 @@ def controls(trace: Trace, settings: Settings) -> dict:  # field of `Settings` â
         "mode": ipw.Dropdown(options=modes, description="mode", **wide("180px")),
         "group_size": ipw.IntText(description="group size", **wide("130px")),
         "seed": ipw.IntText(description="seed", **wide("110px")),
-        "arm": ipw.ToggleButtons(options=ARMS, style=dict(button_width="58px"), layout=dict(width="auto")),
+        "arm": ipw.ToggleButtons(options=unprepared(), style=dict(button_width="58px"), layout=dict(width="auto")),
         "gate": ipw.Dropdown(options=GATES, description="gate", **wide("160px")),
         "overshoot": ipw.FloatSlider(
             min=0.0, max=2.0, step=0.1, readout_format=".1f", continuous_update=False, description="overshoot",
