@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'sources', 'contributions', 'Magnitudes', 'measure', 'save_magnitudes', 'load_magnitudes']
 
-# %% ../../nbs/07_grpo/4_magnitudes.ipynb #052caf95
+# %% ../../nbs/07_grpo/4_magnitudes.ipynb #32d00c1f
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..adapter import Adapter
-from ..adapter.svd import read_tensors, write_tensors
+from ..files.tensors import read_tensors, write_tensors
 from . import Rollouts, Update, split
 from ..projection import hack_coefficients, project_all
 

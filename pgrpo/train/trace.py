@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
            'Likelihoods', 'Effect', 'norms', 'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/06_trace.ipynb #4615abda
+# %% ../../nbs/08_train/06_trace.ipynb #2a67dffc
 import contextlib
 import copy
 import random
@@ -16,8 +16,8 @@ from itertools import count
 import torch
 
 from ..adapter import Adapter, wrap
-from ..adapter.svd import digest
 from ..config import PRESETS, Config
+from ..files.tensors import digest
 from ..grader import example_clean, example_hack
 from pgrpo.grpo import (
     Gradients,
