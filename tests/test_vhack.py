@@ -7,8 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
 
 from pgrpo.adapter import wrap
+from pgrpo.encode import encode_completions
 from pgrpo.problems.generator import generated_pairs
-from pgrpo.vhack import VHack, encode_completions, extract, overlaps, pair_gradients
+from pgrpo.vhack import VHack, extract, overlaps
+from pgrpo.vhack.gradients import pair_gradients
 
 PAIRS = generated_pairs(8, seed=0)
 

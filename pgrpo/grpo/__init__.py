@@ -5,7 +5,7 @@ __all__ = ['ARMS', 'Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'a
            'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'backward', 'old_logprobs', 'intervene',
            'split', 'set_aside', 'Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update']
 
-# %% ../../nbs/07_grpo/1_grpo.ipynb #67f834a4
+# %% ../../nbs/07_grpo/1_grpo.ipynb #01ac348b
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from ..adapter import Adapter
+from ..encode import Encoded, prompt_ids, stack_completions
 from ..grader import Grade, grade_many
 from ..policy import decode, sample
 from ..problems import Problem
 from ..projection import Projected, ProjectedAll, hack_share, project_all, total_cin
-from ..vhack import Encoded, prompt_ids, stack_completions
 from ..vhack.scores import Detector
 
 # %% ../../nbs/07_grpo/1_grpo.ipynb #483aaadf

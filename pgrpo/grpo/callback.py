@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['check_trainer', 'ProjectionCallback', 'trl_rows', 'trl_reward']
 
-# %% ../../nbs/07_grpo/5_callback.ipynb #f7d74d18
+# %% ../../nbs/07_grpo/5_callback.ipynb #4d17ae1a
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from ..adapter import Adapter
+from ..encode import prompt_ids
 from ..grader import grade_many
 from . import ARMS, intervene
 from ..problems import Problem
 from ..projection import project_all, total_cin
-from ..vhack import prompt_ids
 
 # %% ../../nbs/07_grpo/5_callback.ipynb #ff980608
 def check_trainer(args, optimizer, adapter: Adapter):

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Yardstick', 'Monitor', 'Penalty', 'Screen', 'Discount', 'Trusted', 'clean_bases', 'make_yardstick']
 
-# %% ../../nbs/07_grpo/3_yardsticks.ipynb #13460def
+# %% ../../nbs/07_grpo/3_yardsticks.ipynb #47ef8697
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 
 from ..grader import Grade
 from ..problems import Problem
-from ..vhack import pair_gradients
+from ..vhack.gradients import pair_gradients
 from ..vhack.scores import Detector, at_zero, detector_of, gradient_scores
 
 # %% ../../nbs/07_grpo/3_yardsticks.ipynb #2a3d95eb

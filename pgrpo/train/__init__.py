@@ -5,7 +5,7 @@ __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems
            'versions', 'FolderLock', 'RunFolder', 'State', 'random_states', 'save_checkpoint', 'read_checkpoint',
            'set_vectors', 'load_checkpoint', 'lr_at', 'timed', 'Alone', 'Trainer', 'train', 'summary_table']
 
-# %% ../../nbs/08_train/03_train.ipynb #39f216a9
+# %% ../../nbs/08_train/03_train.ipynb #4c2db687
 import fcntl
 import hashlib
 import json
@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 import pgrpo
 from ..adapter import Adapter, wrap
 from ..config import Config, identity, preset, to_dict
+from ..encode import prompt_ids
 from ..grader import grade_many
 from ..grpo import Update, make_optimizer, update
 from ..grpo.engines import engine_for
@@ -39,7 +40,7 @@ from ..pool import Pool
 from ..problems import Pair, Problem, data_dir, handwritten, handwritten_pairs, load_pairs, load_problems
 from ..problems.generator import generated_pairs, generated_problems
 from ..projection import total_cin
-from ..vhack import VHack, basis_overlap, extract, prompt_ids
+from ..vhack import VHack, basis_overlap, extract
 from ..vhack.scores import Detector, fit_detector
 
 # %% ../../nbs/08_train/03_train.ipynb #331bac1e

@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'group_means', 'Compared', 'Backward', 'Intervention', 'completion_likelihoods',
            'Likelihoods', 'Effect', 'norms', 'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/06_trace.ipynb #2a67dffc
+# %% ../../nbs/08_train/06_trace.ipynb #760de9c8
 import contextlib
 import copy
 import random
@@ -17,6 +17,7 @@ import torch
 
 from ..adapter import Adapter, wrap
 from ..config import PRESETS, Config
+from ..encode import Encoded
 from ..files.tensors import digest
 from ..grader import example_clean, example_hack
 from pgrpo.grpo import (
@@ -39,7 +40,8 @@ from ..problems import CORE_MODES, Pair, Problem
 from ..problems.generator import draw, make_pair
 from ..projection import ProjectedAll, project_all, total_cin
 from . import run_pairs
-from ..vhack import Encoded, encode_pairs, extract
+from ..vhack import extract
+from ..vhack.gradients import encode_pairs
 
 # %% ../../nbs/08_train/06_trace.ipynb #69f2a311
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
