@@ -3,21 +3,29 @@
 # %% auto #0
 __all__ = ['at_zero', 'mode_directions', 'gradient_scores', 'Detector', 'detector_of', 'fit_detector', 'auroc']
 
-# %% ../../nbs/06_vhack/5_scores.ipynb #5c1b4b95
-from collections.abc import Mapping, Sequence
+# %% ../../nbs/06_vhack/5_scores.ipynb #1814d06c
+__doc__ = """A hack score for every rollout out of its own gradient, and a threshold out of the labelled pairs.
+
+It reads no label of a live rollout: directions and threshold come from pairs, and a score from the rollout's tokens.
+It decides nothing; what is done with a flagged rollout is the business of `pgrpo.grpo`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
+from ..adapter import Adapter
 from ..encode import Encoded
 from ..problems import Pair
 from . import controlled_differences
 from .gradients import PairGradients, pair_gradients, sequence_gradients
 
-# %% ../../nbs/06_vhack/5_scores.ipynb #c7e7d96a
+# %% ../../nbs/06_vhack/5_scores.ipynb #7d7a528c
 @contextmanager
-def at_zero(adapter):
+def at_zero(adapter: Adapter) -> Iterator[None]:
     "Context in which δS is zero and gets gradients all the same: the base model. The vectors come back on leaving."
     kept = {name: m.delta_s.detach().clone() for name, m in adapter.items()}
     with torch.no_grad():
@@ -27,36 +35,36 @@ def at_zero(adapter):
         with torch.no_grad():
             for name, m in adapter.items(): m.delta_s.copy_(kept[name])
 
+# %% ../../nbs/06_vhack/5_scores.ipynb #07fa9b21
+def _as_long_as(means: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    "Gaussian directions, each row as long as in `means`."
+    generator, drawn = torch.Generator().manual_seed(seed), {}
+    for name, m in means.items():
+        units = F.normalize(torch.randn(m.shape, generator=generator), dim=1)
+        drawn[name] = units.to(m) * m.norm(dim=1, keepdim=True)
+    return drawn
+
 
 def mode_directions(
     grads: PairGradients,
-    modes: Sequence[str],  # of each pair
+    modes: Sequence[str],        # of each pair
     control: str | None = None,  # as in `pgrpo.vhack.extract`; random: Gaussian, each module as long as in the real one
-    seed: int = 0,
-) -> dict[
-    str, torch.Tensor
-]:  # module name → (modes, r) fp32, the modes in order of the alphabet; a mode's rows over all modules have length 1
-    "The mean difference of each mode's pairs. ValueError where it is zero."
+    seed: int = 0,               # of the control
+) -> dict[str, torch.Tensor]:    # module name → (modes, r) fp32, the modes in order of the alphabet
+    "The mean difference of each mode's pairs, at length 1 over all modules. ValueError where it is zero."
     rows = {q: [i for i, m in enumerate(modes) if m == q] for q in sorted(set(modes))}
-    means = {
-        name: torch.stack([D[of].mean(0) for of in rows.values()])
-        for name, D in controlled_differences(grads, modes, control, seed).items()
-    }
-    if control == "random":
-        generator = torch.Generator().manual_seed(seed)
-        means = {
-            name: torch.nn.functional.normalize(torch.randn(m.shape, generator=generator), dim=1).to(m)
-            * m.norm(dim=1, keepdim=True)
-            for name, m in means.items()
-        }
+    differences = controlled_differences(grads, modes, control, seed)
+    means = {name: torch.stack([D[of].mean(0) for of in rows.values()]) for name, D in differences.items()}
+    if control == "random": means = _as_long_as(means, seed)
     length = sum(m.square().sum(1) for m in means.values()).sqrt()
     if not length.min() > 0:
         raise ValueError(
-            f"the two sides of the pairs of {list(rows)[int(length.argmin())]} have the same gradient, so they point nowhere; check the pairs"
+            f"the two sides of the pairs of {list(rows)[int(length.argmin())]} have the same gradient, so they point "
+            "nowhere; check the pairs"
         )
     return {name: m / length[:, None] for name, m in means.items()}
 
-
+# %% ../../nbs/06_vhack/5_scores.ipynb #79e15a89
 def gradient_scores(
     grads: Mapping[str, torch.Tensor],       # module name → (B, r): ∇NLL of each rollout
     directions: Mapping[str, torch.Tensor],  # module name → (modes, r)
@@ -64,36 +72,41 @@ def gradient_scores(
     "The largest of a rollout's products with the modes' directions."
     return sum(grads[name].float() @ d.T for name, d in directions.items()).amax(1)
 
-# %% ../../nbs/06_vhack/5_scores.ipynb #158fb210
+# %% ../../nbs/06_vhack/5_scores.ipynb #57126f2c
 @dataclass(frozen=True)
 class Detector:
     "Scores rollouts and flags those that score as a labelled hack does."
-    directions: dict   # module name → (modes, r)
-    threshold: float   # of the score; at it or above a rollout is flagged
+    directions: dict[str, torch.Tensor]  # module name → (modes, r)
+    threshold: float                     # of the score; at it or above a rollout is flagged
 
-    def to(self, device): return Detector({name: d.to(device) for name, d in self.directions.items()}, self.threshold)
+    def to(self, device) -> "Detector":
+        return Detector({name: d.to(device) for name, d in self.directions.items()}, self.threshold)
 
-    def scores(self, model, adapter, encoded: Encoded, batch_size: int = 128) -> torch.Tensor:  # (B,) fp32 on the CPU
-        "Each rollout's score, at the base model whatever the adapter has learnt; `batch_size` rollouts a backward."
-        with at_zero(adapter):
-            return gradient_scores(
-                sequence_gradients(model, adapter, encoded, "sum", batch_size), self.directions
-            ).cpu()
+    def scores(
+        self, model, adapter: Adapter,
+        encoded: Encoded,        # B rollouts
+        batch_size: int = 128,   # rollouts per backward
+    ) -> torch.Tensor:           # (B,) fp32 on the CPU
+        "Each rollout's score, at the base model whatever the adapter has learnt."
+        with at_zero(adapter): grads = sequence_gradients(model, adapter, encoded, "sum", batch_size)
+        return gradient_scores(grads, self.directions).cpu()
 
     def flags(self, scores: torch.Tensor) -> torch.Tensor:  # (B,) bool
+        "Which rollouts are taken for hacks."
         return scores >= self.threshold
 
-
+# %% ../../nbs/06_vhack/5_scores.ipynb #25d64c0f
 def detector_of(
     grads: PairGradients,        # at the base model, of summed losses
     modes: Sequence[str],        # of each pair
     control: str | None = None,  # as in `mode_directions`
-    seed: int = 0,
+    seed: int = 0,               # of the control
 ) -> Detector:
     "Directions and threshold out of the gradients of labelled pairs. ValueError for an unknown control."
     def scored(control):
         directions = mode_directions(grads, modes, control, seed)
         return directions, gradient_scores(grads.hack, directions), gradient_scores(grads.clean, directions)
+
     directions, hack, clean = scored(None)
     lowest = hack.min()
     if control is None: return Detector(directions, float(lowest))
@@ -103,11 +116,11 @@ def detector_of(
 
 
 def fit_detector(
-    model, tokenizer, adapter,
+    model, tokenizer, adapter: Adapter,
     pairs: Sequence[Pair],       # labelled
     control: str | None = None,  # as in `mode_directions`
-    seed: int = 0,
-    batch_size: int = 16,        # sequences a backward
+    seed: int = 0,               # of the control
+    batch_size: int = 16,        # sequences per backward
 ) -> Detector:
     "`detector_of` the base model's gradients of the pairs."
     with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)
