@@ -199,7 +199,7 @@ class Switches:
     deployed: bool = False   # δS_hack counts as zero
     folded: bool = False     # multiply with W_eff, whatever a module's own setting
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #08007b35
+# %% ../../nbs/01_adapter/2_linear.ipynb #39380966
 class AdaptedLinear(nn.Linear):
     """A frozen Linear with two trainable vectors, `delta_s` and `delta_s_hack`, (r,) fp32. Made by `wrap`.
 
@@ -222,6 +222,7 @@ class AdaptedLinear(nn.Linear):
         self.__class__ = nn.Linear
 
     def forward(self, x):  # (B, T, d_in) -> (B, T, d_out)
+        "W x + b and what the vectors add, on the path and with the vectors that the switches say."
         switches, p, now = self.switches, self._parameters, self.effective
         weight, bias, s, h, delta = p["weight"], p["bias"], p["delta_s"], p["delta_s_hack"], None
         if switches.reference: return F.linear(x, weight, bias)
