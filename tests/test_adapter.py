@@ -1,4 +1,7 @@
-"The adapter on whole models: architectures × dtypes × paths × checkpointing × devices, against plain hooks and autograd."
+"""The adapter on whole models, against plain hooks and autograd.
+
+Architectures × dtypes × paths × checkpointing × devices.
+"""
 import copy
 import subprocess
 import sys
@@ -19,6 +22,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 on_devices, on_architectures, in_dtypes = (pytest.mark.parametrize(*p) for p in (
     ("device", DEVICES), ("architecture", ARCHITECTURES), ("dtype", DTYPES)))
 
+
 def make(architecture="qwen3", dtype=torch.float32, device="cpu", seed=0):
     torch.manual_seed(seed)
     shape = dict(
@@ -36,21 +40,25 @@ def make(architecture="qwen3", dtype=torch.float32, device="cpu", seed=0):
         )
     return model.to(device, dtype).eval()
 
+
 def wrapped(*args, size=0.1, **kwargs):
     model = make(*args, **kwargs)
     adapter = wrap(model)
     perturb(adapter, size)
     return model, adapter
 
+
 def perturb(adapter, size=0.1, seed=1):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in adapter.parameters(): p.copy_(size * torch.randn(p.shape, generator=generator))
 
+
 def tokens(device="cpu", rows=3, length=9):
     return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(2)).to(device)
 
-def nll(model, ids, **inputs): # (B,)
+
+def nll(model, ids, **inputs):  # (B,)
     logits = model(**(inputs or dict(input_ids=ids))).logits[:, :-1]
     return (
         -torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
@@ -58,7 +66,8 @@ def nll(model, ids, **inputs): # (B,)
         .sum(1)
     )
 
-def brute_force(adapter, base, ids): # name → (B, r): a backward per rollout through plain hooks
+
+def brute_force(adapter, base, ids):  # name → (B, r): a backward per rollout through plain hooks
     deltas = {n: (m.delta_s + m.delta_s_hack).detach().to(m.U.dtype).requires_grad_() for n, m in adapter.items()}
 
     def hook(n, m):
@@ -68,12 +77,15 @@ def brute_force(adapter, base, ids): # name → (B, r): a backward per rollout t
     for h in hooks: h.remove()
     return {n: torch.stack([row[i] for row in rows]) for i, n in enumerate(deltas)}
 
+
 def furthest(ours, true):
     return max(((ours[n].double() - true[n].double()).norm() / true[n].double().norm()).item() for n in true)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PGRPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
 
 @on_devices
 @on_architectures
@@ -95,6 +107,7 @@ def test_identity(device, architecture, dtype):
                         assert torch.equal(model(ids).logits, base) == (size == 0)
                 with torch.set_grad_enabled(grad): assert torch.equal(model(ids).logits, base) == (size == 0)
 
+
 @on_devices
 @on_architectures
 @in_dtypes
@@ -113,6 +126,7 @@ def test_both_vectors_and_both_paths_are_one_function(device, architecture, dtyp
         for n, m in adapter.items(): m.delta_s.copy_(total[n])
         assert torch.equal(model(ids).logits, exact)
 
+
 @on_devices
 @on_architectures
 @pytest.mark.parametrize("path", ["folded", "exact"])
@@ -127,7 +141,7 @@ def test_rollout_gradients_equal_brute_force(device, architecture, path, checkpo
             warnings.simplefilter("ignore")
             model.train().gradient_checkpointing_enable(dict(use_reentrant=checkpointing == "reentrant"))
         model.enable_input_require_grads()
-    for repeat in range(2): # twice: nothing may be left over or doubled
+    for repeat in range(2):  # twice: nothing may be left over or doubled
         model.zero_grad()
         nll(model, ids).sum().backward()
         assert set(adapter.rollout_grads) == set(adapter) and all(
@@ -137,6 +151,7 @@ def test_rollout_gradients_equal_brute_force(device, architecture, path, checkpo
         assert furthest({n: m.delta_s.grad for n, m in adapter.items()}, {n: g.sum(0) for n, g in true.items()}) < 1e-5
         assert all(torch.equal(m.delta_s.grad, m.delta_s_hack.grad) for m in adapter.values())
     assert all(p.grad is None for n, p in model.named_parameters() if "delta_s" not in n)
+
 
 @on_devices
 @on_architectures
@@ -158,6 +173,7 @@ def test_rollout_gradients_in_bf16(device, architecture, path):
     for n, m in adapter.items():
         assert m.delta_s.grad.dtype == torch.float32 and torch.allclose(m.delta_s.grad, adapter.rollout_grads[n].sum(0))
 
+
 @on_devices
 @pytest.mark.parametrize("path", ["folded", "exact"])
 def test_gradient_in_the_input(device, path):
@@ -168,6 +184,7 @@ def test_gradient_in_the_input(device, path):
     (ours,) = torch.autograd.grad(nll(model, ids, inputs_embeds=x).sum(), x)
     (true,) = torch.autograd.grad(nll(adapter.fold(deployed=False), ids, inputs_embeds=x).sum(), x)
     assert (ours - true).norm() / true.norm() < 1e-5
+
 
 def test_each_backward_leaves_its_own():
     ids = tokens()
@@ -180,10 +197,10 @@ def test_each_backward_leaves_its_own():
     once = adapter.rollout_grads
     loss.backward(retain_graph=True)
     assert adapter.rollout_grads is not once and all(torch.equal(adapter.rollout_grads[n], g) for n, g in once.items())
-    (2 * nll(model, ids[:2]).sum()).backward() # a micro-batch
+    (2 * nll(model, ids[:2]).sum()).backward()  # a micro-batch
     assert all(torch.allclose(adapter.rollout_grads[n], 2 * g[:2], rtol=1e-3, atol=1e-5) for n, g in once.items())
 
-    (nll(model, ids).sum() + 3 * nll(model, ids).sum()).backward() # the same batch twice: row b stays sequence b
+    (nll(model, ids).sum() + 3 * nll(model, ids).sum()).backward()  # the same batch twice: row b stays sequence b
     assert all(torch.allclose(adapter.rollout_grads[n], 4 * g, rtol=1e-3, atol=1e-5) for n, g in once.items())
 
     class Broken(torch.autograd.Function):
@@ -196,6 +213,7 @@ def test_each_backward_leaves_its_own():
     handle.remove()
     nll(model, ids).sum().backward()
     assert all(torch.equal(adapter.rollout_grads[n], g) for n, g in once.items())
+
 
 def test_deployed_backward_outside_its_context():
     ids = tokens()
@@ -214,6 +232,7 @@ def test_deployed_backward_outside_its_context():
     with adapter.deployed(): nll(model, ids).sum().backward()
     assert all(torch.allclose(adapter.rollout_grads[n], g) for n, g in true.items())
 
+
 @on_devices
 @pytest.mark.parametrize(
     "optimizer",
@@ -223,6 +242,8 @@ def test_deployed_backward_outside_its_context():
         lambda p: torch.optim.SGD(p, lr=1e-2, foreach=False),
     ],
 )
+
+
 def test_every_optimizer_step_is_seen(device, optimizer):
     ids = tokens(device)
     model, adapter = wrapped(device=device)
@@ -234,6 +255,7 @@ def test_every_optimizer_step_is_seen(device, optimizer):
         with torch.no_grad(), adapter.folded(): logits = model(ids).logits
         with torch.inference_mode(): assert torch.equal(model(ids).logits, logits)
         assert torch.equal(adapter.fold(deployed=False)(ids).logits, logits)
+
 
 def test_every_other_change_is_seen():
     ids = tokens()
@@ -250,13 +272,14 @@ def test_every_other_change_is_seen():
     assert current()
     with torch.inference_mode(): m.delta_s.mul_(-1)
     assert current()
-    m.delta_s.data.zero_() # no counter sees this
+    m.delta_s.data.zero_()  # no counter sees this
     adapter.drop_folded()
     assert current()
-    with torch.inference_mode(): model(ids) # folds here ...
+    with torch.inference_mode(): model(ids)  # folds here ...
     adapter.drop_folded()
     with torch.inference_mode(): model(ids)
-    nll(model, ids).sum().backward() # ... and what it folded can be trained on
+    nll(model, ids).sum().backward()  # ... and what it folded can be trained on
+
 
 @on_architectures
 def test_generate_equals_the_folded_model(architecture):
@@ -269,6 +292,7 @@ def test_generate_equals_the_folded_model(architecture):
     assert torch.equal(trained, greedy(adapter.fold(deployed=False))) and torch.equal(deployed, greedy(adapter.fold()))
     assert torch.equal(reference, greedy(make(architecture))) and not torch.equal(trained, reference)
 
+
 @on_devices
 @in_dtypes
 def test_fold_is_a_plain_model(device, dtype, tmp_path):
@@ -279,7 +303,8 @@ def test_fold_is_a_plain_model(device, dtype, tmp_path):
     adapter.fold().save_pretrained(tmp_path / "shipped")
     torch.save(ids.cpu(), tmp_path / "ids")
     code = (
-        "import sys, torch, transformers; p = sys.argv[1]; m = transformers.AutoModelForCausalLM.from_pretrained(p + '/shipped');"
+        "import sys, torch, transformers; p = sys.argv[1];"
+        "m = transformers.AutoModelForCausalLM.from_pretrained(p + '/shipped');"
         "assert 'pgrpo' not in sys.modules; m = m.to(sys.argv[2]).requires_grad_(False);"
         "torch.save(m(torch.load(p + '/ids').to(m.device)).logits.cpu(), p + '/logits')"
     )
@@ -291,13 +316,13 @@ def test_fold_is_a_plain_model(device, dtype, tmp_path):
         )
     assert adapter.rollout_grads is grads and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     plain = adapter.fold()
-    assert not any(isinstance(m, AdaptedLinear) for m in plain.modules()) and all(
-        p.requires_grad and p.grad is None for p in plain.parameters()
-    )
+    assert not any(isinstance(m, AdaptedLinear) for m in plain.modules())
+    assert all(p.requires_grad and p.grad is None for p in plain.parameters())
     m, name = next(iter(adapter.values())), next(iter(adapter))
     true = m.weight.double() + (m.U.double() * m.delta_s.double()) @ m.Vh.double()
     unit = torch.finfo(dtype).eps * true.abs() + 1e-6
     assert ((plain.get_submodule(name).weight.double() - true).abs() <= unit).all()
+
 
 @on_devices
 def test_save_and_load(device, tmp_path):
@@ -324,8 +349,9 @@ def test_save_and_load(device, tmp_path):
         (tmp_path / "b").write_bytes(broken)
         with pytest.raises(ValueError, match="b is damaged"): other.load(tmp_path / "b")
     with pytest.raises(FileNotFoundError): other.load(tmp_path / "none")
-    with torch.no_grad(): next(iter(adapter.values())).weight[0, 0] += 1 # no longer the base it was
+    with torch.no_grad(): next(iter(adapter.values())).weight[0, 0] += 1  # no longer the base it was
     with pytest.raises(ValueError, match="made for another base model"): adapter.load(tmp_path / "a")
+
 
 @on_devices
 @in_dtypes
@@ -351,6 +377,7 @@ def test_token_scores_add_up(device, dtype):
     with adapter.record_tokens(V): nll(model, ids).sum().backward()
     assert torch.allclose(adapter.token_scores, scores, rtol=1e-4, atol=1e-5)
 
+
 def test_a_token_score_is_that_tokens_gradient():
     "Against autograd: scale δ at one position only"
     ids = tokens()
@@ -359,10 +386,11 @@ def test_a_token_score_is_that_tokens_gradient():
     v = torch.randn(1, len(adapter[name].S), generator=torch.Generator().manual_seed(3))
     with adapter.record_tokens({name: v}): nll(model, ids).sum().backward()
     plain, m = adapter.fold(deployed=False).requires_grad_(False), adapter[name]
-    weights = torch.zeros(*ids.shape, 1, requires_grad=True) # y + weight · U(v ⊙ Vh x): derivative in the weight at 0
+    weights = torch.zeros(*ids.shape, 1, requires_grad=True)  # y + weight · U(v ⊙ Vh x): derivative in the weight at 0
     plain.get_submodule(name).register_forward_hook(lambda _, x, y: y + weights * (((x[0] @ m.Vh.T) * v) @ m.U.T))
     (true,) = torch.autograd.grad(nll(plain, ids).sum(), weights)
     assert torch.allclose(adapter.token_scores, true[..., 0], rtol=1e-4, atol=1e-5)
+
 
 @on_devices
 def test_moves_and_casts(device):
@@ -374,11 +402,8 @@ def test_moves_and_casts(device):
     model.to(device).to(torch.bfloat16)
     assert adapter.train_path == "exact" and all(p is q for p, q in zip(held, adapter.parameters()))
     for p, before in zip(adapter.parameters(), vectors):
-        assert (
-            p.dtype == p.grad.dtype == torch.float32
-            and p.device.type == p.grad.device.type == device
-            and torch.equal(p.cpu(), before)
-        )
+        assert p.dtype == p.grad.dtype == torch.float32 and p.device.type == p.grad.device.type == device
+        assert torch.equal(p.cpu(), before)
     for m in adapter.values():
         assert m.U.dtype == m.Vh.dtype == m.weight.dtype == torch.bfloat16 and m.S.dtype == torch.float32
     nll(model, ids.to(device)).sum().backward()
@@ -387,6 +412,7 @@ def test_moves_and_casts(device):
     with torch.no_grad(), adapter.folded(): logits = model(ids.to(device)).logits
     adapter.train_path = "exact"
     with torch.no_grad(): assert torch.allclose(model(ids.to(device)).logits, logits, atol=1e-4)
+
 
 @on_devices
 def test_autocast(device):
@@ -397,22 +423,19 @@ def test_autocast(device):
     for adapter.train_path in ("folded", "exact"):
         with torch.autocast(device, torch.bfloat16): loss = nll(model, ids).sum()
         loss.backward()
-        off = (
-            torch.cat([(adapter.rollout_grads[n] - g).flatten() for n, g in true.items()]).norm()
-            / torch.cat([g.flatten() for g in true.values()]).norm()
-        )
-        assert off < 0.1
+        off = torch.cat([(adapter.rollout_grads[n] - g).flatten() for n, g in true.items()]).norm()
+        assert off / torch.cat([g.flatten() for g in true.values()]).norm() < 0.1
+
 
 def test_state_dict_is_the_base_models():
     model, adapter = wrapped()
     base = make()
-    assert (
-        all(torch.equal(v, base.state_dict()[k]) for k, v in model.state_dict().items())
-        and model.state_dict().keys() == base.state_dict().keys()
-    )
+    assert model.state_dict().keys() == base.state_dict().keys()
+    assert all(torch.equal(v, base.state_dict()[k]) for k, v in model.state_dict().items())
     vectors = [p.detach().clone() for p in adapter.parameters()]
     model.load_state_dict(base.state_dict(), strict=True)
     assert all(map(torch.equal, adapter.parameters(), vectors))
+
 
 def test_a_copy_lives_its_own_life():
     ids = tokens()
@@ -424,6 +447,7 @@ def test_a_copy_lives_its_own_life():
         assert torch.equal(model(ids).logits, before) and not torch.equal(twin(ids).logits, before)
         with adapter.reference(): assert not torch.equal(twin(ids).logits, model(ids).logits)
 
+
 class Odd(nn.Module):
     "A Linear with a bias, one that is used twice under two names, and a parameter that stays out of it"
     def __init__(self):
@@ -432,6 +456,7 @@ class Odd(nn.Module):
         self.q_proj, self.head = nn.Linear(6, 6, bias=True), nn.Linear(6, 2)
         self.block = nn.ModuleDict({"o_proj": self.q_proj})
     def forward(self, x): return self.head(self.block["o_proj"](self.q_proj(x).tanh()).tanh())
+
 
 @pytest.mark.parametrize("shape", [(4, 5, 6), (4, 6)])
 @pytest.mark.parametrize("path", ["folded", "exact"])
@@ -446,16 +471,14 @@ def test_bias_and_a_module_used_twice(shape, path):
     model(x).square().sum().backward()
     for row in range(4):
         d = (m.delta_s + m.delta_s_hack).detach().requires_grad_()
-        linear = lambda v: v @ m.weight.T + m.bias + ((v @ m.Vh.T) * d) @ m.U.T
+        def linear(v): return v @ m.weight.T + m.bias + ((v @ m.Vh.T) * d) @ m.U.T
         (true,) = torch.autograd.grad(base.head(linear(linear(x[row]).tanh()).tanh()).square().sum(), d)
         assert torch.allclose(adapter.rollout_grads["q_proj"][row], true, rtol=1e-4, atol=1e-5)
     plain = adapter.fold(deployed=False)
-    assert (
-        plain.block["o_proj"] is plain.q_proj
-        and type(plain.q_proj) is nn.Linear
-        and torch.allclose(plain(x), model(x), atol=1e-5)
-    )
+    assert plain.block["o_proj"] is plain.q_proj and type(plain.q_proj) is nn.Linear
+    assert torch.allclose(plain(x), model(x), atol=1e-5)
     assert type(adapter.unwrap().q_proj) is nn.Linear and torch.equal(model(x), base(x)) and len(adapter) == 0
+
 
 def test_rank():
     ids = tokens()
@@ -464,16 +487,14 @@ def test_rank():
     perturb(adapter)
     for n, m in adapter.items():
         U, S, Vh = torch.linalg.svd(m.weight, full_matrices=False)
-        assert (
-            m.U.shape == (len(m.weight), 5)
-            and m.S.shape == m.delta_s.shape == (5,)
-            and torch.allclose(m.S, S[:5], atol=1e-5)
-        )
+        assert m.U.shape == (len(m.weight), 5) and m.S.shape == m.delta_s.shape == (5,)
+        assert torch.allclose(m.S, S[:5], atol=1e-5)
         assert torch.allclose((m.U * m.S) @ m.Vh, (U[:, :5] * S[:5]) @ Vh[:5], atol=1e-4)
     nll(model, ids).sum().backward()
     assert furthest(adapter.rollout_grads, brute_force(adapter, make().requires_grad_(False), ids)) < 1e-5
-    assert {len(m.S) for m in wrap(make(), rank=40).values()} == {16, 32} # never more than a weight has
+    assert {len(m.S) for m in wrap(make(), rank=40).values()} == {16, 32}  # never more than a weight has
     with pytest.raises(ValueError, match="rank is 0"): wrap(make(), rank=0)
+
 
 def test_what_cannot_be_wrapped_is_left_as_it_was(monkeypatch):
     with pytest.raises(ValueError, match="Sequential has no Linear named .*; it has 0"):
@@ -482,9 +503,8 @@ def test_what_cannot_be_wrapped_is_left_as_it_was(monkeypatch):
     with torch.no_grad(): model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match="model.layers.1.mlp.up_proj.weight has entries that are not finite"):
         wrap(model)
-    assert not any(isinstance(m, AdaptedLinear) for m in model.modules()) and all(
-        p.requires_grad for p in model.parameters()
-    )
+    assert not any(isinstance(m, AdaptedLinear) for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
     class Other(nn.Linear): pass
     model.model.layers[0].mlp.up_proj = Other(32, 48)
     with pytest.raises(ValueError, match="model.layers.0.mlp.up_proj is no plain nn.Linear but a Other"): wrap(model)
@@ -494,6 +514,7 @@ def test_what_cannot_be_wrapped_is_left_as_it_was(monkeypatch):
     adapter = wrap(model)
     with pytest.raises(ValueError, match="wrapped already"): wrap(model)
     assert torch.equal(adapter.unwrap()(tokens()).logits, make()(tokens()).logits) and len(wrap(model)) == 14
+
 
 def test_contexts_nest_and_restore():
     ids = tokens()
@@ -518,6 +539,7 @@ def test_contexts_nest_and_restore():
     with adapter.record_tokens({}): nll(model, ids).sum().backward()
     assert adapter.token_scores is None
 
+
 def test_folded_weights_are_shared_where_they_can_be():
     ids = tokens()
     model, adapter = wrapped()
@@ -527,12 +549,12 @@ def test_folded_weights_are_shared_where_they_can_be():
         with adapter.deployed(): model(ids)
         for m in adapter.values():
             whole = m.effective.folded(False, m.U, m.Vh)
-            assert whole is m.effective.folded(True, m.U, m.Vh) and torch.equal(
-                whole, fold_weight(m.weight, m.U, m.Vh, m.delta_s)
-            )
+            assert whole is m.effective.folded(True, m.U, m.Vh)
+            assert torch.equal(whole, fold_weight(m.weight, m.U, m.Vh, m.delta_s))
         for m in adapter.values(): m.delta_s.zero_()
         model(ids)
         assert all(m.effective.folded(False, m.U, m.Vh) is m.weight for m in adapter.values())
+
 
 def test_cache_moves_by_environment_and_argument(tmp_path, monkeypatch):
     monkeypatch.setenv("PGRPO_CACHE", str(tmp_path / "env"))

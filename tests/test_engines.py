@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pgrpo.config import preset
+from pgrpo.encode import prompt_ids
 from pgrpo.train import Trainer
 from pgrpo.train.models import tiny
-from pgrpo.vhack import prompt_ids
 
 STAND_IN = Path(__file__).parent / "stand_in"
 SMALL = dict(

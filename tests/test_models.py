@@ -8,12 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
+from pgrpo.encode import encode_completions
 from pgrpo.policy import load_policy
 from pgrpo.pool import template_pool
 from pgrpo.problems import encode_prompt
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 from pgrpo.train.models import KINDS, tiny
-from pgrpo.vhack import encode_completions
 
 SETTINGS = dict(
     dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, mix=0.5, max_new_tokens=8, n_pairs=4, k=2,

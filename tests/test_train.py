@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from pgrpo.adapter.svd import read_tensors
 from pgrpo.config import preset
+from pgrpo.files.tensors import read_tensors
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 
 KILLS = int(os.environ.get("PGRPO_TEST_KILLS", 3))

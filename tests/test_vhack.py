@@ -1,4 +1,9 @@
-"What does not fit a cell of 06_vhack/1_vhack: other architectures and dtypes, and caches that are damaged or cannot be written."
+"""What does not fit a cell of the notebooks of 06_vhack.
+
+Other architectures and dtypes, and caches that are damaged or cannot be written.
+"""
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -7,8 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
 
 from pgrpo.adapter import wrap
+from pgrpo.encode import encode_completions
 from pgrpo.problems.generator import generated_pairs
-from pgrpo.vhack import VHack, encode_completions, extract, overlaps, pair_gradients
+from pgrpo.vhack import VHack, extract, overlaps
+from pgrpo.vhack.gradients import pair_gradients
 
 PAIRS = generated_pairs(8, seed=0)
 
@@ -144,3 +151,9 @@ def test_a_prompt_longer_than_the_context_is_refused(parts):
         extract(model, tokenizer, adapter, PAIRS, k=2, cache_dir=False)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token"): encode_completions(tokenizer, ["a"], ["b"])
+
+
+def test_encoding_knows_neither_problems_nor_grades():
+    code = "import sys, pgrpo.encode; print(*(m for m in sys.modules if m.startswith('pgrpo.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["pgrpo.encode"]

@@ -4,7 +4,7 @@
 __all__ = ['QUICK', 'BY', 'Ratio', 'ratio', 'peak_growth', 'memory', 'Sizes', 'measure_ratios', 'measure_scaling', 'bench',
            'bench_table', 'save_bench', 'load_bench', 'scaling_figure']
 
-# %% ../../nbs/11_bench/3_bench.ipynb #faa413bc
+# %% ../../nbs/11_bench/3_bench.ipynb #6a693e4e
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -36,10 +36,10 @@ from pgrpo.bench.workloads import (
     rollouts_speed,
     whole_updates,
 )
-from ..experiment import cores
 from ..figures.plots import color, tint
+from ..files.machine import cores, versions
+from ..files.whole import write_whole
 from ..policy import load_policy
-from ..train import versions, write_whole
 
 # %% ../../nbs/11_bench/3_bench.ipynb #28772070
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 __all__ = ['in_turn', 'hooked', 'base_backward', 'ours_backward', 'hooks_backward', 'completions_batch', 'forward_backward',
            'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed', 'grader_speed']
 
-# %% ../../nbs/11_bench/2_workloads.ipynb #7f3acc76
+# %% ../../nbs/11_bench/2_workloads.ipynb #db7b9f20
 import contextlib
 import copy
 import tempfile
@@ -21,13 +21,15 @@ from ..adapter import TARGETS, wrap
 from .throughput import grade_cold
 from .throughput import sample as graded_texts
 from ..config import preset
-from ..experiment import cores
+from ..encode import Encoded, encode_completions
+from ..files.machine import cores
 from ..grader import grade_many
 from ..grpo import Update, completion_window, grade_rollouts, make_optimizer, update
 from ..grpo.callback import trl_reward, trl_rows
 from ..policy import load_policy
 from ..problems.generator import generated_pairs, generated_problems
-from ..vhack import Encoded, completion_nll, encode_completions, encode_pairs, extract
+from ..vhack import extract
+from ..vhack.gradients import completion_nll, encode_pairs
 
 # %% ../../nbs/11_bench/2_workloads.ipynb #34e20250
 def in_turn(

@@ -5,7 +5,7 @@ __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'POOL_SUFFIX', 'COLUMNS', 'Cell', 'sweep
            'save_results', 'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure',
            'running_mean', 'compare']
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #e5af8cbb
+# %% ../../nbs/09_experiment/1_experiment.ipynb #c6755574
 import json
 import os
 import subprocess
@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 
 from ..config import Config, to_dict
 from ..figures.plots import color, dash, save_figure, tint
+from ..files.whole import write_whole
 from ..pool import Pool, sampled_pool
 from ..problems import CORE_MODES
-from ..train import RunFolder, Trainer, run_problems, write_whole
+from ..train import RunFolder, Trainer, run_problems
 
 # %% ../../nbs/09_experiment/1_experiment.ipynb #c73f9377
 ARM_SETTINGS = {

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['share_scores', 'spectrum_location', 'diagnose', 'main']
 
-# %% ../../nbs/09_experiment/3_diagnostics.ipynb #a8a74a94
+# %% ../../nbs/09_experiment/3_diagnostics.ipynb #c6943843
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 
 from ..config import Config, preset, to_dict
-from . import ARM_SETTINGS, cores, save_results
+from . import ARM_SETTINGS, save_results
+from ..files.machine import cores
 from ..grpo import Update
 from ..grpo.magnitudes import sources
 from ..projection import total_cin

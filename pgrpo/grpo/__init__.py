@@ -5,7 +5,7 @@ __all__ = ['Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update', '
            'Intervention', 'Rollouts', 'advantages', 'backward', 'completion_logprobs', 'completion_window', 'generate',
            'grade_rollouts', 'intervene', 'micro_batches', 'old_logprobs', 'policy_loss', 'reward_tensor', 'split']
 
-# %% ../../nbs/07_grpo/5_update.ipynb #50ce00ee
+# %% ../../nbs/07_grpo/5_update.ipynb #1099d618
 __doc__ = """One GRPO update: generate, grade, advantage, backward, project, step.
 
 The room's front: it hands on what a notebook that steps through an update needs of the modules below it.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from ..adapter import Adapter
+from ..encode import Encoded
 from ..grader import Grade
 from pgrpo.grpo.gradients import (
     Gradients,
@@ -33,7 +34,6 @@ from .rollouts import Rollouts, advantages, generate, grade_rollouts, reward_ten
 from .team import Alone
 from ..problems import Problem
 from ..projection import ProjectedAll
-from ..vhack import Encoded
 
 _all_ = [
     "Gradients", "GRPOSettings", "Intervened", "Intervention", "Rollouts", "advantages", "backward",

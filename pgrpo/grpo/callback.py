@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['check_trainer', 'ProjectionCallback', 'trl_rows', 'trl_reward']
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #71180fdf
+# %% ../../nbs/07_grpo/9_callback.ipynb #942d9acb
 __doc__ = """Measure, erase or route inside another trainer: TRL's `GRPOTrainer`, or any `Trainer` of transformers.
 
 It takes the summed gradient and V alone; it sees no reward and no label.
@@ -17,10 +17,10 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from ..adapter import Adapter
+from ..encode import prompt_ids
 from ..grader import grade_many
 from .intervention import Intervention, intervene, settle, vectors
 from ..problems import Problem
-from ..vhack import prompt_ids
 
 # %% ../../nbs/07_grpo/9_callback.ipynb #bd3123ae
 def check_trainer(args, optimizer, adapter: Adapter):

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #635f0f83
+# %% ../../nbs/07_grpo/7_engines.ipynb #48fa6582
 import os
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from ..adapter import Adapter
 from ..adapter.linear import AdaptedLinear, fold_weight
+from ..encode import prompt_ids
 from ..policy import _until_end, end_ids, policy_dir, sample
-from ..vhack import prompt_ids
 
 # %% ../../nbs/07_grpo/7_engines.ipynb #ed3ce242
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32

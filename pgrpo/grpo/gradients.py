@@ -4,7 +4,7 @@
 __all__ = ['GRPOSettings', 'completion_logprobs', 'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'backward',
            'old_logprobs']
 
-# %% ../../nbs/07_grpo/2_gradients.ipynb #72412e9b
+# %% ../../nbs/07_grpo/2_gradients.ipynb #0adb2d70
 __doc__ = """The policy loss and its gradient, rollout by rollout.
 
 What makes a gradient reads `Encoded` tokens and advantages, and nothing else of a rollout: by type, neither a grade
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..adapter import Adapter
-from ..vhack import Encoded
+from ..encode import Encoded
 
 # %% ../../nbs/07_grpo/2_gradients.ipynb #e9168bd8
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'sources', 'contributions', 'Magnitudes', 'measure', 'save_magnitudes', 'load_magnitudes']
 
-# %% ../../nbs/07_grpo/8_magnitudes.ipynb #d8419972
+# %% ../../nbs/07_grpo/8_magnitudes.ipynb #5b6bedca
 __doc__ = """What one update did in every module, measured after the fact, and the file that keeps it."""
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..adapter import Adapter
-from ..adapter.svd import read_tensors, write_tensors
+from ..files.tensors import read_tensors, write_tensors
 from . import Rollouts, Update, split
 from ..projection import ProjectedAll, hack_coefficients
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Rollouts', 'generate', 'grade_rollouts', 'reward_tensor', 'advantages']
 
-# %% ../../nbs/07_grpo/1_rollouts.ipynb #9c08ba29
+# %% ../../nbs/07_grpo/1_rollouts.ipynb #f5147745
 __doc__ = """Rollouts, their grades, rewards and advantages: what an update knows before it computes a gradient."""
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from ..adapter import Adapter
+from ..encode import Encoded, prompt_ids, stack_completions
 from ..grader import Grade, grade_many
 from ..policy import decode, sample
 from ..problems import Problem
 from ..strategies.strategy import group_mean
-from ..vhack import Encoded, prompt_ids, stack_completions
 
 # %% ../../nbs/07_grpo/1_rollouts.ipynb #24594039
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 __all__ = ['lr_at', 'Trainer', 'train', 'summary_table', 'RunFolder', 'State', 'make_row', 'progress_figures', 'read_checkpoint',
            'run_pairs', 'run_policy', 'run_problems', 'save_checkpoint', 'seed_for', 'set_vectors', 'step_problems']
 
-# %% ../../nbs/08_train/07_train.ipynb #c7b51dd8
+# %% ../../nbs/08_train/07_train.ipynb #35e309db
 __doc__ = """A run: the loop over updates, with its checkpoints, evaluations and files.
 
 The room's front: it hands on what a run consists of, `train.data`, `train.folder` and `train.checkpoint`.
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..adapter import Adapter, wrap
 from ..config import Config
+from ..encode import prompt_ids
 from ..files.text import table
 from ..files.whole import write_whole
 from ..grader import grade_many
@@ -46,7 +47,7 @@ from pgrpo.train.data import (
     step_problems,
 )
 from .folder import RunFolder, lines
-from ..vhack import VHack, basis_overlap, extract, prompt_ids
+from ..vhack import VHack, basis_overlap, extract
 from ..vhack.evidence import Evidence
 
 _all_ = [

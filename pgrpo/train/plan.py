@@ -29,7 +29,7 @@ from ..config import Config
 from ..policy import policy_dir
 from . import run_pairs, run_problems
 
-# %% ../../nbs/08_train/13_plan.ipynb #d2add4d1
+# %% ../../nbs/08_train/13_plan.ipynb #f2ecd856
 def _qwen3(layers, hidden, intermediate, heads, tied):
     return "qwen3", dict(
         num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads,
@@ -70,7 +70,7 @@ def skeleton(
     return model.requires_grad_(False).eval()
 
 
-def hollow_adapter(model, rank: int | None = None, exact: bool | None = None) -> dict[str, AdaptedLinear]:
+def hollow_adapter(model, rank: int | None = None) -> dict[str, AdaptedLinear]:
     "`pgrpo.adapter.wrap` for a skeleton: all shapes in place, δ counted as not zero, folded weights there."
     switches, record = Switches(), Record()
     modules = find_targets(model)
@@ -81,7 +81,6 @@ def hollow_adapter(model, rank: int | None = None, exact: bool | None = None) ->
             name, weight.new_empty(weight.shape[0], r), torch.empty(r, device="meta"),
             weight.new_empty(r, weight.shape[1]), switches, record,
         )
-        if exact is not None: m.exact = exact
         s, h, now = m.delta_s, m.delta_s_hack, m.effective
         now.stamp, now.deltas = (weight, s, h, weight._version, s._version, h._version), (torch.empty_like(s),) * 2
         now.weights = [torch.empty_like(weight)] * 2

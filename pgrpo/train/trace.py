@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'Compared', 'Backward', 'completion_likelihoods', 'Likelihoods', 'Effect', 'norms',
            'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/10_trace.ipynb #5ab5658c
+# %% ../../nbs/08_train/10_trace.ipynb #7a894f3a
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -21,12 +21,26 @@ from itertools import count
 import torch
 
 from ..adapter import Adapter, wrap
-from ..adapter.svd import digest
 from ..config import PRESETS, Config
+from ..encode import Encoded
+from ..files.tensors import digest
 from ..grader import example_clean, example_hack
 from pgrpo.grpo import (
-    Gradients, GRPOSettings, Intervened, Intervention, Step, advantages, backward, completion_logprobs,
-    completion_window, generate, grade_rollouts, make_optimizer, old_logprobs, reward_tensor, take_step,
+    Gradients,
+    GRPOSettings,
+    Intervened,
+    Intervention,
+    Step,
+    advantages,
+    backward,
+    completion_logprobs,
+    completion_window,
+    generate,
+    grade_rollouts,
+    make_optimizer,
+    old_logprobs,
+    reward_tensor,
+    take_step,
 )
 from ..grpo.intervention import by_direction, set_gradients
 from ..policy import load_policy
@@ -35,7 +49,8 @@ from ..problems.generator import draw, make_pair
 from ..projection import ProjectedAll, project_all, total_cin
 from ..strategies.strategy import group_mean
 from .data import run_pairs
-from ..vhack import Encoded, encode_pairs, extract
+from ..vhack import extract
+from ..vhack.gradients import encode_pairs
 
 # %% ../../nbs/08_train/10_trace.ipynb #b0cd51f2
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")

@@ -4,7 +4,7 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #f67ead82
+# %% ../../nbs/10_widgets/6_inspector.ipynb #3edf5347
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ from ..figures.plots import INK, color, static
 from ..grpo.magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from ..projection import hack_share, null_cin
 from ..train import RunFolder, read_checkpoint, run_pairs, run_policy
-from ..vhack import VHack, pair_gradients
+from ..vhack import VHack
+from ..vhack.gradients import pair_gradients
 from .figure import Plot
 from .frame import Twin, box, close_all, escape, ipw, style
 
