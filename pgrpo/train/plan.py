@@ -26,7 +26,7 @@ from ..files.text import table
 from . import run_pairs, run_problems
 from .count import Live, Skeletons, architecture, attention_flops, learning, prefill
 
-# %% ../../nbs/08_train/08_plan.ipynb #cc42f059
+# %% ../../nbs/08_train/08_plan.ipynb #a0edab25
 CHARACTERS = 3  # of a text in one token
 TEMPLATE = 24   # tokens of a chat template around a text
 
@@ -41,7 +41,7 @@ class Work:
     "Sequences and tokens of a run's phases."
     rollouts: int   # per step, those of the teacher included
     sampled: int    # of them by the policy itself
-    groups: int     # rollouts of one prompt, which is gone through once for all of them
+    groups: int     # each of one prompt, which is gone through once for all of them
     evaluated: int  # held-out answers at a time
     micro: int      # rollouts per backward
     prompt: int     # tokens
@@ -69,7 +69,7 @@ def work_of(config: Config) -> Work:
         question=tokens_of([p.prompt for p in pairs]), answer=tokens_of([max(p.hack, p.clean, key=len) for p in pairs]),
     )
 
-# %% ../../nbs/08_train/08_plan.ipynb #794da432
+# %% ../../nbs/08_train/08_plan.ipynb #396c0b3f
 def resident_bytes(config: Config, whole: Skeletons) -> dict[str, int]:
     "Bytes that stay through a run, by what they are."
     modules = whole.modules.values()
@@ -79,7 +79,7 @@ def resident_bytes(config: Config, whole: Skeletons) -> dict[str, int]:
         "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * config.k * coordinates,
     }
 
-
+# %% ../../nbs/08_train/08_plan.ipynb #c3f0e4b7
 class Sampling(NamedTuple):
     "What sampling all of a step's rollouts takes beside the folded weights."
     cache: float       # bytes of keys and values at full length
@@ -100,7 +100,7 @@ def sampling(work: Work, whole: Skeletons, size: int) -> Sampling:
     operations = done.operations + n * attention_flops(whole.full, 1, work.total) - shared
     return Sampling(cache, draw, operations)
 
-
+# %% ../../nbs/08_train/08_plan.ipynb #800566e7
 def folding_peak(whole: Skeletons) -> int:
     "Bytes at which folding the largest weight peaks."
     m = max(whole.modules.values(), key=lambda m: m.weight.numel())
