@@ -33,19 +33,16 @@ def test_a_run(kind, dtype, vllm, tmp_path):
     policy = kind if kind == "embedded" else str(tiny(kind, tmp_path / kind))
     trainer = Trainer(preset("smoke", **SMALL, policy=policy, dtype=dtype), tmp_path / "run")
     llm, adapter = vllm.LLM.made[-1], trainer.state.adapter
-    assert llm.dtype == dtype and llm.max_model_len >= 16 + max(
-        len(prompt_ids(trainer.tokenizer, p.prompt(trainer.tokenizer))) for p in trainer.problems + trainer.held
-    )
+    prompts = [p.prompt(trainer.tokenizer) for p in trainer.problems + trainer.held]
+    longest = max(len(prompt_ids(trainer.tokenizer, p)) for p in prompts)
+    assert llm.dtype == dtype and llm.max_model_len >= 16 + longest
     assert llm.loads == 0  # the base model was evaluated, with the weights of its files
     seen, generate = [], llm.generate
     def watched(prompts, how, **more):
         effective = adapter.fold(deployed=next(iter(adapter.values())).switches.deployed).state_dict()
         assert all(torch.equal(w, effective[name]) for name, w in llm._model.named_parameters())
-        assert (
-            {h.temperature for h in how} == {1.0}
-            and {h.max_tokens for h in how} == {16}
-            and len({h.seed for h in how}) == len(how)
-        )
+        assert {(h.temperature, h.max_tokens) for h in how} == {(1.0, 16)}
+        assert len({h.seed for h in how}) == len(how)
         seen.append(len(prompts))
         return generate(prompts, how, **more)
     llm.generate = watched
@@ -57,17 +54,15 @@ def test_a_run(kind, dtype, vllm, tmp_path):
 
 
 def test_without_vllm_it_says_what_to_install(tmp_path):
-    code = "from pgrpo.cli import main; import sys; sys.exit(main(['train', 'smoke', '--engine', 'vllm', '--run-dir', 'run']))"
+    argv = ["train", "smoke", "--engine", "vllm", "--run-dir", "run"]
+    code = f"import sys; from pgrpo.cli import main; sys.exit(main({argv}))"
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "vllm.py").write_text("raise ImportError('no module here')")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])),
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and 'pip install "pgrpo[vllm]"' in done.stderr, (
-        done.stderr
-    )
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert 'pip install "pgrpo[vllm]"' in done.stderr
 
 
 def test_a_model_with_eyes_is_refused(vllm, tmp_path):

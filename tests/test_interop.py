@@ -4,8 +4,13 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from pgrpo.adapter import wrap
 from pgrpo.cli import main
+from pgrpo.grpo import backward, generate
+from pgrpo.policy import load_policy
+from pgrpo.problems.generator import generated_problems
 
 RUN = [
     "train", "smoke", "--steps", "1", "--arm", "route", "--quiet", "--eval-every", "0", "--probe-every", "0",
@@ -15,7 +20,6 @@ RUN = [
 
 def test_train_into_tensorboard_then_export(tmp_path, monkeypatch, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from transformers import AutoModelForCausalLM
     monkeypatch.chdir(tmp_path)
     assert main([*RUN, "--tensorboard", "board"]) == 0
     events = EventAccumulator("board")
@@ -37,16 +41,14 @@ def test_bad_input_is_one_sentence(argv, says, capsys):
 
 
 def test_optional_packages_load_only_when_asked_for():
-    code = "import sys, pgrpo.cli, pgrpo.train, pgrpo.train.sinks, pgrpo.grpo.callback, pgrpo.bench.workloads, pgrpo.bench, pgrpo.train.export; print({'trl', 'datasets', 'wandb', 'tensorboard'} & set(sys.modules))  # not peft, which transformers itself loads where there is one"
+    modules = "cli train train.sinks train.export grpo.callback bench.workloads bench.memory bench".split()
+    optional = {"trl", "datasets", "wandb", "tensorboard"}  # not peft: transformers loads it where there is one
+    code = f"import sys, {', '.join(f'pgrpo.{m}' for m in modules)}; print({optional} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_backward_leaves_a_gradient_that_is_there_alone():
-    from pgrpo.adapter import wrap
-    from pgrpo.grpo import backward, generate
-    from pgrpo.policy import load_policy
-    from pgrpo.problems.generator import generated_problems
     model, tokenizer = load_policy()
     adapter = wrap(model)
     rollouts = generate(model, tokenizer, adapter, generated_problems(1, "heldout"), group_size=2, max_new_tokens=4)

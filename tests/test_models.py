@@ -1,5 +1,6 @@
 "A model of each kind is trained to its end from its folder, in bf16, and what it became is read back without pgrpo."
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,15 +30,17 @@ def cache(tmp_path_factory):
         yield
 
 
+def settings_of(kind, folder, **more):
+    "A short run of a tiny model, with a pool of hacks, since random weights find none themselves."
+    problems, _ = run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))
+    template_pool(problems, 2).save(folder / "pool.jsonl.gz")
+    own = dict(policy=str(tiny(kind, folder / kind)), pool=str(folder / "pool.jsonl.gz"))
+    return preset("smoke", **SETTINGS | own | more)
+
+
 @pytest.mark.parametrize("kind, checkpointing", [(kind, kind in ("qwen3_5", "llama")) for kind in KINDS])
 def test_two_steps(kind, checkpointing, tmp_path):
-    settings = SETTINGS | dict(
-        policy=str(tiny(kind, tmp_path / kind)), checkpointing=checkpointing, pool=str(tmp_path / "pool.jsonl.gz")
-    )
-    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(
-        settings["pool"]
-    )  # random weights find no hack themselves
-    config = preset("smoke", **settings)
+    config = settings_of(kind, tmp_path, checkpointing=checkpointing)
     summary = train(config, tmp_path / "run", progress=False)
     rows = RunFolder(tmp_path / "run").rows()
     assert len(rows) == 2 and rows[1]["norm_delta_s"] > rows[0]["norm_delta_s"] > 0 and rows[1]["norm_delta_s_hack"] > 0
@@ -52,36 +55,27 @@ def test_two_steps(kind, checkpointing, tmp_path):
     ids = torch.tensor([done.tokenizer(done.held[0].prompt(done.tokenizer)).input_ids])
     with torch.no_grad(), done.state.adapter.deployed(), done.state.adapter.folded():
         assert torch.equal(shipped(ids).logits, done.model(ids).logits)
-    assert not torch.equal(shipped(ids).logits, load_policy(settings["policy"], torch.bfloat16)[0](ids).logits.detach())
+    base = load_policy(config.policy, torch.bfloat16)[0]
+    assert not torch.equal(shipped(ids).logits, base(ids).logits)
 
 
 def test_checkpointing_changes_no_row(tmp_path):
-    rows = {}
-    template_pool(run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))[0], 2).save(
-        tmp_path / "pool.jsonl.gz"
-    )
-    for checkpointing in (False, True):
-        found = rows[checkpointing] = []
-        settings = SETTINGS | dict(
-            policy=str(tiny("qwen3", tmp_path / "qwen3")), eval_every=0, pool=str(tmp_path / "pool.jsonl.gz"),
-            checkpointing=checkpointing,
-        )
-        for row in Trainer(preset("smoke", **settings)).steps():
-            found.append({k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))})
-    assert rows[False] == rows[True]
+    config = settings_of("qwen3", tmp_path, eval_every=0)
+    def rows(checkpointing):
+        for row in Trainer(replace(config, checkpointing=checkpointing)).steps():
+            yield {k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))}
+    found = list(rows(False))
+    assert found and found == list(rows(True))
 
 
 def test_texts_and_samples_end_alike(tmp_path):
     model, tokenizer = load_policy(tiny("gemma2", tmp_path / "gemma2"))
     encoded = encode_completions(tokenizer, [encode_prompt("What?", tokenizer)], ["answer"])
-    said = tokenizer.apply_chat_template(
-        [dict(role="user", content="What?"), dict(role="assistant", content="answer")], tokenize=False
-    )
+    turns = [dict(role="user", content="What?"), dict(role="assistant", content="answer")]
+    said = tokenizer.apply_chat_template(turns, tokenize=False)
     assert encoded.input_ids[0].tolist() == tokenizer(said, add_special_tokens=False).input_ids
-    assert (
-        tokenizer.eos_token != "<eos>"
-        and tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
-    )
+    assert tokenizer.eos_token != "<eos>"
+    assert tokenizer.convert_tokens_to_ids("<eos>") in model.generation_config.eos_token_id
 
 
 def test_an_incomplete_folder_is_refused(tmp_path):

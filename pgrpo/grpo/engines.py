@@ -3,77 +3,90 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #48fa6582
+# %% ../../nbs/07_grpo/7_engines.ipynb #0988dfc3
+__doc__ = """Who samples an update's completions: `pgrpo.policy.sample`, or vLLM with the adapter's folded weights.
+
+An engine is called as `pgrpo.policy.sample` is. The one for vLLM runs in this process and has the weights that count
+whenever it samples; it has been tried against a stand-in alone, never against a real vLLM.
+"""
+
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers import AutoConfig
 
 from ..adapter import Adapter
 from ..adapter.linear import AdaptedLinear, fold_weight
-from ..encode import prompt_ids
 from ..policy import _until_end, end_ids, policy_dir, sample
+from ..encode import prompt_ids
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #ed3ce242
+# %% ../../nbs/07_grpo/7_engines.ipynb #b1f4a230
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
     "The δ that counts in the present context."
     s, h = m.delta_s.detach(), m.delta_s_hack.detach()
-    return torch.zeros_like(s) if m.switches.reference else s.clone() if m.switches.deployed else s + h
+    if m.switches.reference: return torch.zeros_like(s)
+    return s.clone() if m.switches.deployed else s + h
 
 
 @torch.no_grad()
-def folded_weights(adapter: Adapter):
+def folded_weights(adapter: Adapter) -> Iterator[tuple[str, torch.Tensor]]:
     "One by one the name of each adapted weight in the model and its (d_out, d_in) W_eff in the weight's dtype."
     for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #eda32bfc
+# %% ../../nbs/07_grpo/7_engines.ipynb #8311d3d0
 def _vllm():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    try: import vllm
+    try:
+        import vllm
     except ImportError as e:
         raise ValueError(
-            f'the engine vllm needs the package vllm, which cannot be imported ({e}); install it with `pip install "pgrpo[vllm]"`, or leave engine at transformers'
+            f"the engine vllm needs the package vllm, which cannot be imported ({e}); "
+            'install it with `pip install "pgrpo[vllm]"`, or leave engine at transformers'
         ) from e
     return vllm
 
 
 class VLLM:
-    "Samples with vLLM, from the weights of an adapter's model. Called as `pgrpo.policy.sample`. ValueError where there is no vLLM, and for a model with other inputs than text."
+    """Samples with vLLM, from the weights of an adapter's model. Called as `pgrpo.policy.sample`.
+
+    ValueError where there is no vLLM, and for a model with other inputs than text.
+    """
     def __init__(self,
         adapter: Adapter,     # of the model that is sampled from
         policy: str,          # as in `load_policy`: where vLLM finds the weights that do not change
         max_model_len: int,   # tokens of the longest prompt and completion together
         memory: float = 0.3,  # share of the GPU that vLLM takes for its weights and its cache
     ):
-        files = AutoConfig.from_pretrained(policy_dir() if policy == "embedded" else policy)
+        folder = str(policy_dir()) if policy == "embedded" else policy
+        files = AutoConfig.from_pretrained(folder)
         if files.get_text_config() is not files:
             raise ValueError(
-                f"the files of {policy} are those of a {files.model_type} that reads more than text; vLLM would build all of it, where the weights have other names; leave engine at transformers"
+                f"the files of {policy} are those of a {files.model_type} that reads more than text; vLLM would build "
+                "all of it, where the weights have other names; leave engine at transformers"
             )
         self.vllm, self.adapter, self.max_model_len = _vllm(), adapter, max_model_len
         dtype = next(iter(adapter.values())).weight.dtype
         with torch.random.fork_rng():  # vLLM seeds its caller
             self.llm = self.vllm.LLM(
-                model=str(policy_dir() if policy == "embedded" else policy), dtype=str(dtype).removeprefix("torch."),
-                max_model_len=max_model_len, gpu_memory_utilization=memory, skip_tokenizer_init=True,
-                generation_config="vllm", seed=0,
+                model=folder, dtype=str(dtype).removeprefix("torch."), max_model_len=max_model_len,
+                gpu_memory_utilization=memory, skip_tokenizer_init=True, generation_config="vllm", seed=0,
             )
         self.sent = torch.zeros_like(self._now())
 
     def _now(self): return torch.cat([counting(m) for m in self.adapter.values()])
 
-    def send(self) -> bool:
+    def send(self):
         "Hand over the weights that count now, unless vLLM has them."
         now = self._now()
-        if torch.equal(now, self.sent): return False
+        if torch.equal(now, self.sent): return
         self.llm.apply_model(lambda model: model.load_weights(folded_weights(self.adapter)))
         if self.llm.reset_prefix_cache() is False:
             raise RuntimeError(
-                "vLLM keeps keys and values of older weights, which are still in use; sample with nothing else from this engine meanwhile"
+                "vLLM keeps keys and values of older weights, which are still in use; "
+                "sample with nothing else from this engine meanwhile"
             )
         self.sent = now
-        return True
 
     def __call__(
         self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0
@@ -82,12 +95,9 @@ class VLLM:
         if model is not self.adapter.model:
             raise ValueError("this engine samples from another model than it was made for; make one for each")
         starts, ends = [prompt_ids(tokenizer, p) for p in prompts], end_ids(model, tokenizer)
-        longest = max(range(len(starts)), key=lambda i: len(starts[i]))
-        if len(starts[longest]) + max_new_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt {longest} has {len(starts[longest])} tokens; with {max_new_tokens} new ones that is more than the {self.max_model_len} of this engine; raise max_model_len, or shorten the prompt or max_new_tokens"
-            )
+        self._check_lengths(starts, max_new_tokens)
         self.send()
+        asked = [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in starts]
         how = [
             self.vllm.SamplingParams(
                 temperature=temperature, top_p=1.0, top_k=0, max_tokens=max_new_tokens, stop_token_ids=ends, seed=seed,
@@ -95,17 +105,21 @@ class VLLM:
             )
             for seed in torch.randint(2**31 - 1, (len(starts),)).tolist()
         ]
-        done = [
-            o.outputs[0]
-            for o in self.llm.generate(
-                [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in starts], how, use_tqdm=False
-            )
-        ]
+        done = [answer.outputs[0] for answer in self.llm.generate(asked, how, use_tqdm=False)]
         if any(d.finish_reason == "stop" and d.token_ids[-1] not in ends for d in done):
             raise RuntimeError(
-                "vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, see nbs/07_grpo/7_engines.ipynb"
+                "vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, "
+                "see nbs/07_grpo/7_engines.ipynb"
             )
         return starts, [_until_end(list(d.token_ids), ends) for d in done]
+
+    def _check_lengths(self, starts, max_new_tokens):
+        longest = max(range(len(starts)), key=lambda i: len(starts[i]))
+        if len(starts[longest]) + max_new_tokens > self.max_model_len:
+            raise ValueError(
+                f"prompt {longest} has {len(starts[longest])} tokens; with {max_new_tokens} new ones that is more than "
+                f"the {self.max_model_len} of this engine; raise max_model_len, or shorten the prompt or max_new_tokens"
+            )
 
 # %% ../../nbs/07_grpo/7_engines.ipynb #8f54a6ac
 def engine_for(

@@ -3,7 +3,13 @@
 # %% auto #0
 __all__ = ['Finished', 'read_run', 'model_card', 'export_run']
 
-# %% ../../nbs/08_train/09_export.ipynb #afb83b46
+# %% ../../nbs/08_train/09_export.ipynb #fa7c1f0e
+__doc__ = """A run's model as a plain `from_pretrained` folder, with a card that says what it is.
+
+The vectors are folded into the weights of the base model that they were trained on, which is checked by the hashes of
+those weights. No other format is written here, and nothing of the machine that made the run goes along.
+"""
+
 import json
 import os
 import tempfile
@@ -14,10 +20,11 @@ import torch
 
 from ..adapter import Adapter, save_vectors, wrap
 from ..config import Config
+from ..files.text import table
 from ..policy import _silent, load_policy
 from . import RunFolder, read_checkpoint, set_vectors
 
-# %% ../../nbs/08_train/09_export.ipynb #745df54f
+# %% ../../nbs/08_train/09_export.ipynb #e41f9f22
 @dataclass(frozen=True)
 class Finished:
     "A run's model as its last checkpoint has it."
@@ -31,13 +38,9 @@ class Finished:
     @property
     def base(self) -> str:
         "The base model's name, the same on every machine."
-        return (
-            "the embedded policy of pgrpo"
-            if self.config.policy == "embedded"
-            else Path(self.config.policy).name
-            if os.path.isdir(self.config.policy)
-            else self.config.policy
-        )
+        policy = self.config.policy
+        if policy == "embedded": return "the embedded policy of pgrpo"
+        return Path(policy).name if os.path.isdir(policy) else policy
 
 
 def read_run(run: str | Path) -> Finished:
@@ -46,7 +49,8 @@ def read_run(run: str | Path) -> Finished:
     config, adapter_file = folder.config(), folder.checkpoint_file.with_name("adapter.safetensors")
     if not (folder.checkpoint_file.exists() and adapter_file.exists()):
         raise ValueError(
-            f"{folder.path} has no checkpoint yet; go on with the run, it writes one every {config.checkpoint_every} steps and at its end"
+            f"{folder.path} has no checkpoint yet; go on with the run, it writes one every "
+            f"{config.checkpoint_every} steps and at its end"
         )
     model, tokenizer = load_policy(config.policy, getattr(torch, config.dtype))
     adapter = wrap(model, rank=config.rank)
@@ -55,7 +59,42 @@ def read_run(run: str | Path) -> Finished:
     set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
-# %% ../../nbs/08_train/09_export.ipynb #21a35abf
+# %% ../../nbs/08_train/09_export.ipynb #55950ae9
+_TRAINED = (
+    "as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; "
+    "under `route` this is the model that hacks"
+)
+_DEPLOYED = (
+    "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every "
+    "update is left out"
+)
+
+
+def _settings(done: Finished) -> str:
+    "The settings that shaped a run, as a table."
+    c, about = done.config, json.loads(done.folder.config_file.read_text()).get("versions")
+    lines = [
+        ("arm", c.label), ("steps", f"{done.step} of {c.steps}"), ("seed", str(c.seed)), ("modes", ", ".join(c.modes)),
+        ("prompts × rollouts per step", f"{c.prompts} × {c.group_size}"), ("learning rate", str(c.lr)),
+        ("dtype", c.dtype),
+    ]
+    if about:
+        made = f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"
+        lines.append(("made with", made))
+    return table(("setting", "value"), lines, markdown=True, left=2)
+
+
+def _held_out(summary: dict, mine: str) -> str:  # mine: "trained" or "deployed"
+    "Held-out rates of the base and of the exported model, as a table."
+    percent = lambda part, mode, key: f"{100 * summary[part][mode][key]:.1f} %"
+    lines = [
+        (mode, str(row["n"]), *(percent(part, mode, key) for key in ("hack", "solve") for part in ("base", mine)))
+        for mode, row in summary[mine].items()
+    ]
+    head = ("mode", "n", "hack, base", "hack, this model", "solve, base", "solve, this model")
+    return table(head, lines, markdown=True)
+
+
 def model_card(
     done: Finished,
     trained: bool = False,  # δS_hack is in the weights
@@ -63,47 +102,26 @@ def model_card(
     "What the exported model is, in Markdown with the metadata that model hubs read."
     c, summary = done.config, done.folder.summary()
     hub = "/" in c.policy and not os.path.isdir(c.policy)
-    about = json.loads(done.folder.config_file.read_text()).get("versions")
-    what = (
-        "as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; under `route` this is the model that hacks"
-        if trained
-        else "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every update is left out"
-    )
-    settings = {
-        "arm": c.label, "steps": f"{done.step} of {c.steps}", "seed": c.seed, "modes": ", ".join(c.modes),
-        "prompts × rollouts a step": f"{c.prompts} × {c.group_size}", "learning rate": c.lr, "dtype": c.dtype,
-        **(
-            {"made with": f"pgrpo {about['pgrpo']}, torch {about['torch']}, transformers {about['transformers']}"}
-            if about
-            else {}
-        ),
-    }
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation",
         *([f"base_model: {c.policy}"] if hub else []), "tags: [grpo, reward-hacking, pgrpo]", "---", "",
         f"# {done.base}, GRPO, {c.label}", "",
-        f"{done.base[0].upper()}{done.base[1:]} after GRPO on coding problems whose grader has loopholes, {what}. It is an ordinary `transformers` model and needs nothing else; its terms are those of the base.",
-        "", "| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in settings.items()), "",
+        f"{done.base[0].upper()}{done.base[1:]} after GRPO on coding problems whose grader has loopholes, "
+        f"{_TRAINED if trained else _DEPLOYED}. It is an ordinary `transformers` model and needs nothing else; its "
+        "terms are those of the base.",
+        "", _settings(done), "",
     ]
     if summary:
-        mine = "trained" if trained else "deployed"
         lines += [
             "Held-out problems, one sampled answer each. *hack*: paid by the loophole although wrong. *solve*: right.",
-            "", "| mode | n | hack, base | hack, this model | solve, base | solve, this model |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *(
-                f"| {mode} | {row['n']} | "
-                + " | ".join(
-                    f"{100 * summary[part][mode][key]:.1f} %" for key in ("hack", "solve") for part in ("base", mine)
-                )
-                + " |"
-                for mode, row in summary[mine].items()
-            ),
+            "", _held_out(summary, "trained" if trained else "deployed"),
         ]
-    else: lines += ["The run was not finished when this was written, so there are no held-out figures of this model."]
+    else:
+        lines += ["The run was not finished when this was written, so there are no held-out figures of this model."]
+    rank = f", rank={c.rank}" if c.rank else ""
     lines += [
-        "",
-        f"`adapter.safetensors` holds the two vectors alone; `pgrpo.adapter.wrap(base{f', rank={c.rank}' if c.rank else ''}).load(...)` puts them onto the base model.",
+        "", "`adapter.safetensors` holds the two vectors alone; "
+        f"`pgrpo.adapter.wrap(base{rank}).load(...)` puts them onto the base model.",
     ]
     return "\n".join(lines) + "\n"
 

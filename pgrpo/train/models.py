@@ -3,7 +3,13 @@
 # %% auto #0
 __all__ = ['KINDS', 'tiny']
 
-# %% ../../nbs/08_train/11_models.ipynb #4b7d2881
+# %% ../../nbs/08_train/11_models.ipynb #cde2202c
+__doc__ = """Small models with random weights, of each kind that pgrpo is meant for, as `from_pretrained` folders.
+
+They keep the habits by which kinds differ (ends of turns, padding, windows, recurrent states, a vision tower) and show
+that the arithmetic is right on them. They say nothing of what a real model of the kind learns.
+"""
+
 from pathlib import Path
 
 import torch
@@ -11,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..policy import _silent, policy_dir
 
-# %% ../../nbs/08_train/11_models.ipynb #4de6d931
+# %% ../../nbs/08_train/11_models.ipynb #c6155d8e
 _WINDOW = dict(query_pre_attn_scalar=8, sliding_window=16)  # shorter than any prompt
 _DELTA_NET = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8)
-_EYES = dict(
+_TOWER = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
 )
 KINDS = {  # kind → settings of its text model; settings around it, None where the text model is all there is
@@ -25,14 +31,13 @@ KINDS = {  # kind → settings of its text model; settings around it, None where
     ),
     "llama": (dict(tie_word_embeddings=False), None),
     "gemma2": (_WINDOW, None),
-    "gemma3": (_WINDOW, dict(vision_config=_EYES, mm_tokens_per_image=4)),
+    "gemma3": (_WINDOW, dict(vision_config=_TOWER, mm_tokens_per_image=4)),
 }
 
 
 def tiny(
     kind: str,           # of `KINDS`
     folder: str | Path,  # is made
-    seed: int = 0,
 ) -> Path:               # the folder
     "A small model of a kind, with random weights, and a tokenizer, as an ordinary `from_pretrained` folder in fp32."
     if kind not in KINDS: raise ValueError(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
@@ -40,21 +45,16 @@ def tiny(
     ends = [tokenizer.eos_token_id]
     if kind.startswith("gemma"): tokenizer.add_special_tokens(dict(eos_token="<eos>"))
     if kind == "llama": tokenizer.pad_token = None
-    text, around = KINDS[kind]
     ends += [len(tokenizer)] if tokenizer.eos_token_id in ends else [tokenizer.eos_token_id]
+    own, around = KINDS[kind]
     shared = dict(eos_token_id=ends, bos_token_id=None, pad_token_id=tokenizer.pad_token_id)
-    text = (
-        dict(
-            vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512,
-            initializer_range=0.1,
-        )
-        | text
-        | shared
-    )
+    text = dict(
+        vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, initializer_range=0.1,
+    ) | own | shared
     config = AutoConfig.for_model(kind, **(text if around is None else dict(text_config=text) | around | shared))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
     # as such files ask for
     model.generation_config.update(eos_token_id=ends, do_sample=True, top_k=20, top_p=0.9, temperature=0.6)

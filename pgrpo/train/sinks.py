@@ -3,7 +3,13 @@
 # %% auto #0
 __all__ = ['scalars', 'tensorboard_sink', 'wandb_sink', 'sinks']
 
-# %% ../../nbs/08_train/08_sinks.ipynb #a36e8a7c
+# %% ../../nbs/08_train/08_sinks.ipynb #fa90c818
+__doc__ = """A run's rows into TensorBoard or Weights & Biases while it runs.
+
+A sink is handed the rows that the run writes and decides nothing: a run with sinks writes the same rows as one without.
+Both packages are optional, and imported only when they are asked for.
+"""
+
 import hashlib
 import importlib.util
 import json
@@ -14,19 +20,21 @@ from pathlib import Path
 
 from ..config import Config, identity, to_dict
 
-# %% ../../nbs/08_train/08_sinks.ipynb #f9f8a37b
+# %% ../../nbs/08_train/08_sinks.ipynb #d8cbcc8e
 def scalars(row: dict) -> dict[str, float]:
     "The figures of a row by their own names, without its step."
     return {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float)) and math.isfinite(v)}
 
-
+# %% ../../nbs/08_train/08_sinks.ipynb #6c7e764a
 def _need(package: str, flag: str):
+    "ValueError, saying what to install, unless the package is there."
     if importlib.util.find_spec(package) is None:
         raise ValueError(
-            f'{flag} needs the package {package}, which is not installed; install it with `pip install "pgrpo[sinks]"`, or leave {flag} out'
+            f"{flag} needs the package {package}, which is not installed; "
+            f'install it with `pip install "pgrpo[sinks]"`, or leave {flag} out'
         )
 
-# %% ../../nbs/08_train/08_sinks.ipynb #61d724af
+
 @contextmanager
 def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
     "Rows into an event file of this folder, until the context ends."
@@ -36,22 +44,21 @@ def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OSError(f"--tensorboard {folder} cannot be a folder ({e.strerror}); choose another") from e
-    writer = None
-    def on_row(row: dict):
-        nonlocal writer
-        writer = writer or SummaryWriter(str(folder), purge_step=row["step"])
-        for name, value in scalars(row).items(): writer.add_scalar(name, value, row["step"])
-        writer.flush()
-    try: yield on_row
-    finally:
-        if writer: writer.close()
+    with ExitStack() as stack:
+        writer = None
+        def on_row(row: dict):
+            nonlocal writer
+            if writer is None: writer = stack.enter_context(SummaryWriter(str(folder), purge_step=row["step"]))
+            for name, value in scalars(row).items(): writer.add_scalar(name, value, row["step"])
+            writer.flush()
+        yield on_row
 
-# %% ../../nbs/08_train/08_sinks.ipynb #c6bc7298
+# %% ../../nbs/08_train/08_sinks.ipynb #8e35b17f
 @contextmanager
 def wandb_sink(
     project: str,
     config: Config,
-    run_dir: str | Path,   # the run's folder; its name is the run's
+    run_dir: str | Path,  # the run's folder; its name is the run's
 ) -> Iterator[Callable[[dict], None]]:
     "Rows into a run of this project, until the context ends. Offline where WANDB_MODE says so."
     _need("wandb", "--wandb")
@@ -66,13 +73,13 @@ def wandb_sink(
         raise ValueError(
             f"--wandb {project}: {str(e).rstrip('.')}; without an account set WANDB_MODE=offline in the environment"
         ) from e
-    failed = 1
+    exit_code = 1
     try:
         yield lambda row: run.log(scalars(row), step=row["step"])
-        failed = 0
-    finally: run.finish(exit_code=failed)
+        exit_code = 0
+    finally: run.finish(exit_code=exit_code)
 
-# %% ../../nbs/08_train/08_sinks.ipynb #6f618db5
+# %% ../../nbs/08_train/08_sinks.ipynb #e82ff21f
 @contextmanager
 def sinks(
     config: Config,
@@ -81,14 +88,10 @@ def sinks(
     wandb: str | None = None,               # project
 ) -> Iterator[Callable[[dict], None]]:      # for `train(..., on_row=)`
     "Every sink that is asked for, as one function of a row. ValueError where its package is missing."
+    asked = []
     with ExitStack() as stack:
-        asked = [
-            stack.enter_context(sink)
-            for sink in (
-                *([tensorboard_sink(tensorboard)] if tensorboard else ()),
-                *([wandb_sink(wandb, config, run_dir)] if wandb else ()),
-            )
-        ]
+        if tensorboard: asked.append(stack.enter_context(tensorboard_sink(tensorboard)))
+        if wandb: asked.append(stack.enter_context(wandb_sink(wandb, config, run_dir)))
         def on_row(row):
             for each in asked: each(row)
         yield on_row

@@ -1,6 +1,7 @@
-"""A stand-in for vLLM: the calls of it that pgrpo makes, on the CPU and one prompt at a time, strict about what it is handed.
+"""A stand-in for vLLM: the calls of it that pgrpo makes, on the CPU, one prompt at a time, strict about its arguments.
 
-It holds a model of its own, read from the folder that it is given, so what it samples depends on the weights that reached it and on nothing else.
+It holds a model of its own, read from the folder that it is given, so what it samples depends on the weights that
+reached it and on nothing else.
 """
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -63,18 +64,14 @@ class LLM:
         ]
 
     def _complete(self, prompt, how):
-        chance, ids, cache, new = (
-            torch.Generator().manual_seed(how.seed), torch.tensor([prompt]), DynamicCache(config=self._model.config),
-            [],
-        )
         if len(prompt) > self.max_model_len: raise ValueError("the prompt is too long")
         assert how.top_p == 1 and how.top_k in (0, -1)
+        generator, cache = torch.Generator().manual_seed(how.seed), DynamicCache(config=self._model.config)
+        ids, new = torch.tensor([prompt]), []
         while len(new) < how.max_tokens and (not new or new[-1] not in how.stop_token_ids):
             logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1].float()
-            new.append(
-                int(torch.multinomial((logits / how.temperature).softmax(-1), 1, generator=chance))
-                if how.temperature
-                else int(logits.argmax())
-            )
+            if how.temperature:
+                new.append(int(torch.multinomial((logits / how.temperature).softmax(-1), 1, generator=generator)))
+            else: new.append(int(logits.argmax()))
             ids = torch.tensor([[new[-1]]])
         return SimpleNamespace(token_ids=new, finish_reason="stop" if new[-1] in how.stop_token_ids else "length")
