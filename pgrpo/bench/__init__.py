@@ -4,7 +4,7 @@
 __all__ = ['QUICK', 'BY', 'Ratio', 'ratio', 'peak_growth', 'memory', 'Sizes', 'measure_ratios', 'measure_scaling', 'bench',
            'bench_table', 'save_bench', 'load_bench', 'scaling_figure']
 
-# %% ../../nbs/11_bench/3_bench.ipynb #faa413bc
+# %% ../../nbs/11_bench/3_bench.ipynb #52e23ff7
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from ..adapter import wrap
@@ -37,7 +36,7 @@ from pgrpo.bench.workloads import (
     whole_updates,
 )
 from ..experiment import cores
-from ..figures.plots import color, tint
+from ..figures.plots import color, new_panels, tint
 from ..policy import load_policy
 from ..train import versions, write_whole
 
@@ -319,10 +318,10 @@ def load_bench(path: str | Path) -> dict:
         raise ValueError(f"{path} is no report of `pgrpo bench`; make one with `pgrpo bench --json {path}`")
     return report
 
-# %% ../../nbs/11_bench/3_bench.ipynb #96fe3fac
+# %% ../../nbs/11_bench/3_bench.ipynb #2c37b9d3
 def scaling_figure(report: dict) -> go.Figure:
     "Time of forward and backward against the base model's, by batch, length and width; bars are quartiles."
-    fig = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
+    fig = new_panels(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (by, title) in enumerate(BY.items(), 1):
         points = [p for p in report["scaling"] if p["by"] == by]
         for side, label, arm in (

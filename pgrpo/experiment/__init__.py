@@ -5,7 +5,7 @@ __all__ = ['ARM_SETTINGS', 'MAIN_ARMS', 'POOL_SUFFIX', 'COLUMNS', 'Cell', 'sweep
            'save_results', 'load_results', 'comparison', 'lay_out', 'comparison_table', 'comparison_figure',
            'running_mean', 'compare']
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #e5af8cbb
+# %% ../../nbs/09_experiment/1_experiment.ipynb #9d6e71ef
 import json
 import os
 import subprocess
@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from ..config import Config, to_dict
-from ..figures.plots import color, dash, save_figure, tint
+from ..figures.plots import color, dash, new_panels, save_figure, tint
 from ..pool import Pool, sampled_pool
 from ..problems import CORE_MODES
 from ..train import RunFolder, Trainer, run_problems, write_whole
@@ -307,11 +306,11 @@ def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     ]
     return lay_out(head, body, markdown)
 
-# %% ../../nbs/09_experiment/1_experiment.ipynb #1e8e9080
+# %% ../../nbs/09_experiment/1_experiment.ipynb #39a8a686
 def comparison_figure(runs: Sequence[dict], smooth: int = 5) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
-    fig = make_subplots(
+    fig = new_panels(
         1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1,
         subplot_titles=("rollouts that hack, while training", "held out, deployed"),
     )

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Plot', 'narrow', 'Plots']
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #05a06634
+# %% ../../nbs/10_widgets/2_figure.ipynb #69bc485c
 import json
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from ..figures.plots import describe
+from ..figures.plots import describe, styled
 
 try:
     import anywidget
@@ -19,7 +19,7 @@ try:
 except ImportError as e:
     raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #70f61ff8
+# %% ../../nbs/10_widgets/2_figure.ipynb #6d50538b
 _LOAD = """
 function load(code) {
   const inside = "const module = { exports: {} }, exports = module.exports, define = undefined;\\n" + code + "\\nexport default module.exports;";
@@ -85,14 +85,15 @@ class Plot(anywidget.AnyWidget):
     ):
         "Show another figure"
         with self.hold_sync():
-            self.spec, self.alt, self.number = pio.to_json(fig, validate=False), alt or describe(fig), self.number + 1
+            self.spec, self.alt = pio.to_json(styled(fig), validate=False), alt or describe(fig)
+            self.number += 1
 
     @property
     def figure(self) -> dict:
         "What is shown, as plain data"
         return json.loads(self.spec)
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #49595d1e
+# %% ../../nbs/10_widgets/2_figure.ipynb #ccb99395
 _RENDER_ALL = (
     _LOAD
     + """
@@ -141,7 +142,7 @@ export default { render };
 
 def narrow(fig: go.Figure) -> dict:
     "A figure as plain data, with titles that fit a panel and a width that is left open; a copy is taken"
-    spec = json.loads(pio.to_json(fig, validate=False))
+    spec = json.loads(pio.to_json(styled(fig), validate=False))
     template = spec["layout"]["template"]["layout"]
     template |= dict(width=None, title=dict(x=0.01, xanchor="left", font=dict(size=14)))
     for axis in ("xaxis", "yaxis"): template[axis]["title"] |= dict(font=dict(size=12))

@@ -5,13 +5,13 @@ __all__ = ['KINDS', 'kind', 'tone', 'prompt_names', 'outcome_figure', 'advantage
            'cin_figure', 'removed_figure', 'moved_figure', 'cout_figure', 'pairs_figure', 'rollouts_figure', 'says',
            'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #a4d49246
+# %% ../../nbs/10_widgets/3_phases.ipynb #c23749b8
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 import torch
 
-from ..figures.plots import INK, color
+from ..figures.plots import INK, color, new_figure
 from ..grader import Grade, extract_code, fenced
 from ..grpo import Rollouts
 from ..problems import LEVERS, Problem
@@ -19,7 +19,7 @@ from ..projection import null_cin
 from ..train.trace import PHASES, Backward, Compared, Effect, Intervention, Settings, norms
 from .frame import badge, card, cards, code, escape, tinted
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #4dc85a1a
+# %% ../../nbs/10_widgets/3_phases.ipynb #fefcedc9
 KINDS = ("solve", "hack", "neither")
 
 def kind(grade: Grade) -> str: return "hack" if grade.exploited else "solve" if grade.gt_correct else "neither"
@@ -37,16 +37,16 @@ def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
     count = lambda k: [
         sum(kind(grades[b]) == k and int(rollouts.group[b]) == g for b in range(len(grades))) for g in range(len(names))
     ]
-    fig = go.Figure([go.Bar(x=names, y=count(k), name=k, marker_color=tone(k), width=0.5) for k in KINDS])
+    fig = new_figure([go.Bar(x=names, y=count(k), name=k, marker_color=tone(k), width=0.5) for k in KINDS])
     return fig.update_layout(
         barmode="stack", title_text="What the grader found", xaxis_title="prompt", yaxis_title="rollouts", height=280,
         showlegend=True,
     )
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #45fe30e2
+# %% ../../nbs/10_widgets/3_phases.ipynb #b8465174
 def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared) -> go.Figure:
     "Each reward against its group's mean"
-    fig, B = go.Figure(), len(rollouts)
+    fig, B = new_figure(), len(rollouts)
     means, A = compared.means.tolist(), compared.advantages.tolist()
     for k in KINDS:
         mine = [b for b in range(B) if kind(grades[b]) == k]
@@ -81,12 +81,12 @@ def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Comp
         barmode="overlay", height=300, showlegend=True,
     )
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #57149e21
+# %% ../../nbs/10_widgets/3_phases.ipynb #50add7f3
 def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backward) -> go.Figure:
     "cin of each rollout's own gradient"
     rows, cin = back.gradients.rows.tolist(), back.rollout_cin.tolist()
     label = lambda b: f"{int(rollouts.group[b]) + 1}.{b - int((rollouts.group == rollouts.group[b]).nonzero()[0]) + 1}"
-    fig = go.Figure(
+    fig = new_figure(
         [
             go.Bar(
                 x=[label(b) for b in rows], y=[c if kind(grades[b]) == k else None for b, c in zip(rows, cin)], name=k,
@@ -106,7 +106,7 @@ def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backwa
     fig.update_xaxes(type="category", categoryorder="array", categoryarray=[label(b) for b in rows], tickangle=-90)
     return fig.update_yaxes(rangemode="tozero")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #c6465d55
+# %% ../../nbs/10_widgets/3_phases.ipynb #9b533989
 def short(name: str) -> str:
     "\"model.layers.2.self_attn.q_proj\" → \"2 q\""
     parts = name.split(".")
@@ -140,7 +140,7 @@ def _bars(names, values, name, colour, **more):
 def cin_figure(V, intervention: Intervention, arm: str, at: str = "grad") -> go.Figure:
     "cin of every module, before and after"
     names, found = list(intervention.grad), intervention.projected.modules
-    fig = go.Figure([_bars(names, {n: float(found[n].cin) for n in V}, "before", color("hack"))])
+    fig = new_figure([_bars(names, {n: float(found[n].cin) for n in V}, "before", color("hack"))])
     if arm != "none" and at == "grad":
         fig.add_trace(_bars(names, {n: float(found[n].cout) for n in V}, "after", color(arm)))
     return _modules(fig.add_trace(_null(names, V)), names, "Hack-ward share of the gradient", "cin")
@@ -152,7 +152,7 @@ def removed_figure(intervention: Intervention, arm: str, at: str = "grad") -> go
         arm if at == "grad" else "none"
     ]
     whole = norms({n: p.grad + p.removed for n, p in intervention.projected.modules.items()})
-    fig = go.Figure(
+    fig = new_figure(
         [
             _bars(names, whole, "gradient", color("none")),
             _bars(names, norms(intervention.projected.removed), word, color("hack" if arm == "none" else arm)),
@@ -160,11 +160,11 @@ def removed_figure(intervention: Intervention, arm: str, at: str = "grad") -> go
     )
     return _modules(fig, names, "What was found along V", "length of the vector")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #382c2272
+# %% ../../nbs/10_widgets/3_phases.ipynb #a0cb325d
 def moved_figure(effect: Effect) -> go.Figure:
     "|Δδ| of every module"
     names, hack = list(effect.step.update), norms(effect.step.update_hack)
-    fig = go.Figure([_bars(names, norms(effect.step.update), "δS", color("student"))])
+    fig = new_figure([_bars(names, norms(effect.step.update), "δS", color("student"))])
     if any(hack.values()): fig.add_trace(_bars(names, hack, "δS_hack", color("route")))
     return _modules(fig, names, "How far the step moved each vector", "|Δδ|")
 
@@ -172,7 +172,7 @@ def cout_figure(V, intervention: Intervention, effect: Effect, arm: str, at: str
     "The hack-ward share that is left, in what the optimizer was handed and in what it did"
     names, found = list(effect.step.update), intervention.projected.modules
     handed = {n: float(found[n].cin if arm == "none" or at == "update" else found[n].cout) for n in V}
-    fig = go.Figure(
+    fig = new_figure(
         [
             _bars(names, handed, "gradient", color("none")),
             _bars(names, {n: float(effect.update.modules[n].cin) for n in V}, "update", color("hack")), _null(names, V),
@@ -180,10 +180,10 @@ def cout_figure(V, intervention: Intervention, effect: Effect, arm: str, at: str
     )
     return _modules(fig, names, "Hack-ward share left in the gradient, and in the update", "cout")
 
-# %% ../../nbs/10_widgets/3_phases.ipynb #3460e587
+# %% ../../nbs/10_widgets/3_phases.ipynb #2da00b2f
 def pairs_figure(rollouts: Rollouts, effect: Effect) -> go.Figure:
     "Change in log-probability of the labelled hack and the clean completion of each prompt"
-    fig, names = go.Figure(), prompt_names(rollouts)
+    fig, names = new_figure(), prompt_names(rollouts)
     for which, pattern in (("trained", ""), ("deployed", "/")):
         change = getattr(effect, which) - effect.before
         if which == "deployed" and effect.deployed is effect.trained: continue
@@ -202,7 +202,7 @@ def rollouts_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compa
     "Change in log-probability of each rollout against its advantage"
     change, A = (effect.trained - effect.before).rollouts.tolist(), compared.advantages.tolist()
     of = lambda k, values: [v for v, g in zip(values, grades) if kind(g) == k]
-    fig = go.Figure(
+    fig = new_figure(
         [
             go.Scatter(
                 x=of(k, A), y=of(k, change), mode="markers", name=k, marker=dict(color=tone(k), size=8, opacity=0.75),
