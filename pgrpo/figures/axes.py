@@ -16,7 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from .reading import number, plain, rgba
 
-# %% ../../nbs/90_figures/3_axes.ipynb #be9d710e
+# %% ../../nbs/90_figures/3_axes.ipynb #09ba7b68
 class Axis:
     "One side of a panel: plotly's settings, and matplotlib's axes that follow them."
     def __init__(self, side, settings, ax):  # side: "x" or "y"; settings: plotly's, with the template filled in
@@ -24,7 +24,9 @@ class Axis:
         self.log = settings.get("type") == "log"
 
     @property
-    def axis(self): return getattr(self.ax, self.side + "axis")
+    def axis(self):
+        "Matplotlib's own axis."
+        return getattr(self.ax, self.side + "axis")
 
     @property
     def limits(self):

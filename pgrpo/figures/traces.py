@@ -124,7 +124,7 @@ def paint_scatter(
         markerfacecolor="none" if "open" in symbol else None,
     )
 
-# %% ../../nbs/90_figures/4_traces.ipynb #82b92f05
+# %% ../../nbs/90_figures/4_traces.ipynb #43639589
 @dataclass(frozen=True)
 class Bars:
     "Where the n bars of one trace stand."
@@ -134,7 +134,9 @@ class Bars:
     length: np.ndarray   # (n,): negative for those that go down
     width: float
 
-    def point(self, at, value): return (value, at) if self.across else (at, value)
+    def point(self, at, value):
+        "A place on the one axis and a value on the other, as x and y."
+        return (value, at) if self.across else (at, value)
 
 
 def _stacked(at, length, heights):
