@@ -4,7 +4,7 @@
 __all__ = ['FASTER', 'TIME', 'MEMORY', 'QUICK', 'BY', 'Comparison', 'Ratio', 'ratio', 'Sizes', 'workloads', 'measure_ratios',
            'measure_scaling', 'bench', 'save_bench', 'load_bench', 'bench_table', 'scaling_figure']
 
-# %% ../../nbs/11_bench/3_bench.ipynb #5bf72a98
+# %% ../../nbs/11_bench/3_bench.ipynb #ec862222
 __doc__ = """`pgrpo bench`: speed and memory as ratios against named alternatives.
 
 The sides are in `pgrpo.bench.workloads` and `pgrpo.bench.memory`; here they become a table, a figure and a file. No
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from .memory import memory
@@ -33,7 +32,7 @@ from pgrpo.bench.workloads import (
     rollouts_speed,
     whole_updates,
 )
-from ..figures.plots import color, tint
+from ..figures.plots import color, new_panels, tint
 from ..files.machine import cores, versions
 from ..files.text import table
 from ..files.whole import write_whole
@@ -247,10 +246,10 @@ def bench_table(report: dict, markdown: bool = False) -> str:
     if not markdown: note += [_scaling_line(report, by) for by in BY]
     return "\n".join([lines, "", *note])
 
-# %% ../../nbs/11_bench/3_bench.ipynb #d3c25f25
+# %% ../../nbs/11_bench/3_bench.ipynb #2c0b35e0
 def scaling_figure(report: dict) -> go.Figure:
     "Time of forward and backward against the base model's, by batch, length and width; bars are quartiles."
-    fig = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
+    fig = new_panels(1, 3, shared_yaxes=True, horizontal_spacing=0.04)
     sides = (("ours", "one backward, a gradient per rollout", "erase"), ("hooks", "hooks, two backwards", "none"))
     for column, (by, title) in enumerate(BY.items(), 1):
         points = [p for p in report["scaling"] if p["by"] == by]

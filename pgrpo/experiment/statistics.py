@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Difference', 'values', 'difference', 'percent', 'seeds_figure', 'differences_table', 'Clause', 'hypothesis']
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #d9ab9ae7
+# %% ../../nbs/09_experiment/2_statistics.ipynb #4d9795b0
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from scipy.stats import bootstrap
 
 from . import lay_out
-from ..figures.plots import color
+from ..figures.plots import color, new_figure
 from ..vhack import CONTROLS
 
 # %% ../../nbs/09_experiment/2_statistics.ipynb #8687ae99
@@ -72,7 +72,7 @@ def difference(
         ).confidence_interval
     return Difference(arm, other, len(each), float(each.mean()), float(low), float(high), tuple(each.tolist()))
 
-# %% ../../nbs/09_experiment/2_statistics.ipynb #cdbd8c85
+# %% ../../nbs/09_experiment/2_statistics.ipynb #cadc5769
 def percent(
     runs: Sequence[dict], arm: str,
     key: str = "hack", part: str = "deployed", mode: str = "mean",  # as in `values`
@@ -90,7 +90,7 @@ def seeds_figure(
     part: str = "deployed", mode: str = "mean",  # as in `values`
 ) -> go.Figure:
     "One dot a seed, a bar at the mean: claim and controls in one panel. Where the names are long the arms stand below one another."
-    fig, below = go.Figure(), sum(map(len, arms)) > 60
+    fig, below = new_figure(), sum(map(len, arms)) > 60
     place = lambda arm, each: dict(x=each, y=[arm] * len(each)) if below else dict(x=[arm] * len(each), y=each)
     for arm in arms:
         each, look = (

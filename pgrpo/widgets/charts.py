@@ -5,7 +5,7 @@ __all__ = ['rows_by_group', 'prompt_names', 'rollout_names', 'short', 'outcome_f
            'on_gradient', 'cin_figure', 'removed_figure', 'moved_figure', 'cout_figure', 'pairs_figure',
            'rollouts_figure']
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #ff630f9e
+# %% ../../nbs/10_widgets/2a_charts.ipynb #93eb0ebd
 __doc__ = """The figures of one update: what the grader found, advantages, cin and cout by module, what the step did.
 
 Everything drawn here was computed elsewhere: each function takes what `pgrpo.train.trace` returned for a phase. What a
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from ..figures.plots import INK, color
+from ..figures.plots import INK, color, new_figure
 from ..grader import KINDS, Grade
 from ..grpo import Rollouts
 from ..projection import null_cin
@@ -46,10 +46,10 @@ def short(module: str) -> str:
     parts = module.split(".")
     return " ".join([*(p for p in parts if p.isdigit()), parts[-1].removesuffix("_proj")])
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #d2314194
+# %% ../../nbs/10_widgets/2a_charts.ipynb #f7125d41
 def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
     "How many rollouts of each prompt were a hack, a solve, or other."
-    fig, names, groups = go.Figure(), prompt_names(rollouts), rows_by_group(rollouts)
+    fig, names, groups = new_figure(), prompt_names(rollouts), rows_by_group(rollouts)
     for kind in KINDS:
         count = [sum(grades[b].kind == kind for b in rows) for rows in groups]
         fig.add_bar(x=names, y=count, name=kind, marker_color=color(kind), width=0.5)
@@ -58,7 +58,7 @@ def outcome_figure(rollouts: Rollouts, grades: Sequence[Grade]) -> go.Figure:
         showlegend=True,
     )
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #49f7556d
+# %% ../../nbs/10_widgets/2a_charts.ipynb #1f0ef559
 _ADVANTAGE_HINT = "<br>".join([
     "prompt %{customdata[0]}", "reward %{customdata[1]:.2f}", "mean %{customdata[2]:.3f}",
     "advantage %{customdata[3]:+.3f}",
@@ -67,7 +67,7 @@ _ADVANTAGE_HINT = "<br>".join([
 
 def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Compared) -> go.Figure:
     "Each reward against its group's mean."
-    fig, groups, prompts = go.Figure(), rows_by_group(rollouts), prompt_names(rollouts)
+    fig, groups, prompts = new_figure(), rows_by_group(rollouts), prompt_names(rollouts)
     means, A, group = compared.means.tolist(), compared.advantages.tolist(), rollouts.group.tolist()
     for kind in KINDS:
         mine = [b for b, grade in enumerate(grades) if grade.kind == kind]
@@ -92,10 +92,10 @@ def advantage_figure(rollouts: Rollouts, grades: Sequence[Grade], compared: Comp
         barmode="overlay", height=300, showlegend=True,
     )
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #94680bfe
+# %% ../../nbs/10_widgets/2a_charts.ipynb #0f7af9c4
 def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backward) -> go.Figure:
     "cin of each rollout's own gradient."
-    fig, names = go.Figure(), rollout_names(rollouts)
+    fig, names = new_figure(), rollout_names(rollouts)
     rows, cin = back.gradients.rows.tolist(), back.rollout_cin.tolist()
     x = [names[b] for b in rows]
     for kind in KINDS:
@@ -111,7 +111,7 @@ def rollout_cin_figure(rollouts: Rollouts, grades: Sequence[Grade], back: Backwa
         yaxis_title="cin", height=280, showlegend=True, yaxis_rangemode="tozero",
     )
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #89e55b39
+# %% ../../nbs/10_widgets/2a_charts.ipynb #a097fd54
 def _bars(names, values, name, colour):  # values: module name → number; a module that has none gets no bar
     return go.Bar(
         x=list(range(len(names))), y=[values.get(n) for n in names], name=name, marker_color=colour,
@@ -128,7 +128,7 @@ def _null(names, V):
 
 def _by_module(names, traces, title, y):
     words = [short(n) for n in names]
-    fig = go.Figure(traces).update_yaxes(automargin=False, rangemode="tozero", title_text=y)
+    fig = new_figure(traces).update_yaxes(automargin=False, rangemode="tozero", title_text=y)
     fig.update_xaxes(
         type="category", tickangle=-90, tickfont_size=10, tickvals=list(range(len(names))), ticktext=words,
         showgrid=False, zeroline=False, automargin=False, title_text="layer and module",
@@ -183,10 +183,10 @@ def cout_figure(V: Mapping, intervened, effect: Effect, arm: str, at: str = "gra
     ]
     return _by_module(names, traces, "Hack-ward share left in the gradient, and in the update", "cout")
 
-# %% ../../nbs/10_widgets/2a_charts.ipynb #14297abf
+# %% ../../nbs/10_widgets/2a_charts.ipynb #2da1a3e2
 def pairs_figure(rollouts: Rollouts, effect: Effect) -> go.Figure:
     "Change of the log-probability of the labelled hack and the clean completion of each prompt."
-    fig, names, patterns = go.Figure(), prompt_names(rollouts), {"trained": ""}
+    fig, names, patterns = new_figure(), prompt_names(rollouts), {"trained": ""}
     if effect.deployed is not effect.trained: patterns["deployed"] = "/"
     for model, pattern in patterns.items():
         change = getattr(effect, model) - effect.before
@@ -204,7 +204,7 @@ def pairs_figure(rollouts: Rollouts, effect: Effect) -> go.Figure:
 
 def rollouts_figure(grades: Sequence[Grade], compared: Compared, effect: Effect) -> go.Figure:
     "Change of the log-probability of each rollout against its advantage."
-    fig, change, A = go.Figure(), (effect.trained - effect.before).rollouts.tolist(), compared.advantages.tolist()
+    fig, change, A = new_figure(), (effect.trained - effect.before).rollouts.tolist(), compared.advantages.tolist()
     for kind in KINDS:
         mine = [b for b, grade in enumerate(grades) if grade.kind == kind]
         fig.add_scatter(

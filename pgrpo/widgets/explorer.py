@@ -4,13 +4,13 @@
 __all__ = ['KINDS', 'kind', 'choose', 'shares', 'shares_figure', 'rollout_card', 'rollout_cards', 'prompt_history',
            'history_html', 'Explorer']
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #8f38d1b2
+# %% ../../nbs/10_widgets/7_explorer.ipynb #a5d01ddf
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from ..figures.plots import color, static
+from ..figures.plots import color, new_figure, static
 from ..grader import extract_code
 from ..train import RunFolder
 from .figure import Plot
@@ -40,7 +40,7 @@ def choose(
         and (steps is None or steps[0] <= l["step"] <= steps[1])
     ]
 
-# %% ../../nbs/10_widgets/7_explorer.ipynb #d708146d
+# %% ../../nbs/10_widgets/7_explorer.ipynb #fcd58d76
 def shares(lines: Sequence[Mapping], columns: int = 24) -> list[dict]:
     "first, last, n and the share of each kind, for runs of neighbouring steps."
     steps = sorted({l["step"] for l in lines})
@@ -64,7 +64,7 @@ def shares_figure(
         "before" if p["first"] < 0 else str(p["first"]) + (f" to {p['last']}" if p["last"] > p["first"] else "")
         for p in parts
     ]
-    fig = go.Figure(
+    fig = new_figure(
         [
             go.Bar(
                 x=names, y=[p[k] for p in parts], name=k, marker_color=color("none" if k == "other" else k),

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SCRIPT', 'Plot', 'narrow', 'Plots']
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #4a5fd015
+# %% ../../nbs/10_widgets/2_figure.ipynb #412861ab
 __doc__ = """A figure, or several side by side, as a widget that changes in place and says where it was clicked.
 
 It draws nothing itself: plotly does, on the page, in `static/figure.js`. For a figure that never changes,
@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from ..figures.plots import describe
+from ..figures.plots import describe, styled
 from .frame import STATIC
 
 try:
@@ -26,7 +26,7 @@ try:
 except ImportError as e:
     raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #d88882b6
+# %% ../../nbs/10_widgets/2_figure.ipynb #6dbbd7b6
 SCRIPT = (STATIC / "figure.js").read_text(encoding="utf-8")  # as a path, anywidget 0.9 would keep closed widgets alive
 
 
@@ -47,7 +47,7 @@ class Plot(anywidget.AnyWidget):
     def show(self, fig: go.Figure):
         "Show another figure."
         with self.hold_sync():
-            self.spec, self.alt = pio.to_json(fig, validate=False), describe(fig)
+            self.spec, self.alt = pio.to_json(styled(fig), validate=False), describe(fig)
             self.number += 1
 
     @property
@@ -55,10 +55,10 @@ class Plot(anywidget.AnyWidget):
         "What is shown, as plain data."
         return json.loads(self.spec)
 
-# %% ../../nbs/10_widgets/2_figure.ipynb #610d809d
+# %% ../../nbs/10_widgets/2_figure.ipynb #ae281558
 def narrow(fig: go.Figure) -> dict:
     "A figure as plain data, with titles that fit a panel and a width that is left open; a copy is taken."
-    spec = json.loads(pio.to_json(fig, validate=False))
+    spec = json.loads(pio.to_json(styled(fig), validate=False))
     template = spec["layout"]["template"]["layout"]
     template |= dict(width=None, title=dict(x=0.01, xanchor="left", font=dict(size=14)))
     for axis in ("xaxis", "yaxis"): template[axis]["title"] |= dict(font=dict(size=12))

@@ -4,7 +4,7 @@
 __all__ = ['LABELS', 'Record', 'pair_shares', 'record_update', 'record_run', 'grid', 'nulls', 'module_map', 'module_figure',
            'Inspector']
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #3edf5347
+# %% ../../nbs/10_widgets/6_inspector.ipynb #900563dc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 
 from ..adapter import wrap
-from ..figures.plots import INK, color, static
+from ..figures.plots import INK, color, new_figure, new_panels, static
 from ..grpo.magnitudes import QUANTITIES, Magnitudes, load_magnitudes, measure
 from ..projection import hack_share, null_cin
 from ..train import RunFolder, read_checkpoint, run_pairs, run_policy
@@ -108,7 +107,7 @@ def nulls(seen: Magnitudes) -> dict[str, float]:  # module → cin of a random b
     "sqrt(k / 2r) of every module that has a basis."
     return {name: null_cin(len(c), len(seen.before[name])) for name, c in seen.coef.items()}
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #5fb22618
+# %% ../../nbs/10_widgets/6_inspector.ipynb #dd9aea94
 LABELS = {
     "cin": ("hack-ward share of g (cin)", "cin", ".0%"),
     "cout": ("hack-ward share of g after the gate (cout)", "cout", ".0%"),
@@ -146,7 +145,7 @@ def module_map(
         elif quantity == "cin" and value <= null: weak.append((c, r))
     known = [v for v in values if v == v]
     top = (max(known, default=0) if top is None else top) or 1.0
-    fig = go.Figure(
+    fig = new_figure(
         go.Heatmap(
             z=z, x=[str(c) for c in columns], y=rows, zmin=0, zmax=top, customdata=custom, name=quantity,
             colorbar=dict(title_text=symbol, tickformat=form, x=1.01),
@@ -187,7 +186,7 @@ def module_map(
     )
     return fig
 
-# %% ../../nbs/10_widgets/6_inspector.ipynb #473ccf37
+# %% ../../nbs/10_widgets/6_inspector.ipynb #ecbdea90
 _TITLES = (
     "coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W",
     "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖",
@@ -197,7 +196,7 @@ _TITLES = (
 @lru_cache(1)
 def _panels() -> dict:
     "The layout of the six panels, which is the slow part of making them."
-    fig = make_subplots(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
+    fig = new_panels(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
     for (row, col), x, y, form in (
         ((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"),
         ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),

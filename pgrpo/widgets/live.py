@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PANELS', 'live_figure', 'interrupt_asks', 'Watched', 'LiveView', 'train_live']
 
-# %% ../../nbs/10_widgets/8_live.ipynb #4e71e33e
+# %% ../../nbs/10_widgets/8_live.ipynb #b1074179
 import signal
 import sys
 import threading
@@ -15,15 +15,14 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io as pio
-from plotly.subplots import make_subplots
 
 from ..config import Config
-from ..figures.plots import color, dash, static
+from ..figures.plots import color, dash, new_panels, static
 from ..train import RunFolder, Trainer, save_checkpoint
 from .figure import Plot
 from .frame import Stopped, Twin, Work, close_all, ipw, style
 
-# %% ../../nbs/10_widgets/8_live.ipynb #a68b48c7
+# %% ../../nbs/10_widgets/8_live.ipynb #d1f33314
 PANELS = (
     ("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"), ("cin", "hack-ward share of g (cin)"),
     ("cout_update", "hack-ward share of the step (cout_update)"),
@@ -37,7 +36,7 @@ def live_figure(
 ) -> go.Figure:
     "The four curves that matter, of every arm, against the step."
     fig, spare = (
-        make_subplots(
+        new_panels(
             2, 2, subplot_titles=[title for _, title in PANELS], vertical_spacing=0.2, horizontal_spacing=0.1
         ),
         iter(pio.templates["pgrpo"].layout.colorway * 9),
