@@ -10,7 +10,8 @@ pytest.importorskip("anywidget")
 from ipywidgets.widgets.widget import _instances
 
 from pgrpo.figures.plots import static
-from pgrpo.widgets.inspector import Inspector, grid, module_figure, module_map
+from pgrpo.widgets.inspector import Inspector
+from pgrpo.widgets.maps import grid, module_figure, module_map
 
 
 @pytest.fixture(scope="module")

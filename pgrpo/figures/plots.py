@@ -20,14 +20,14 @@ import plotly.io as pio
 from .canvas import plain
 from .drawing import draw
 
-# %% ../../nbs/90_figures/3_plots.ipynb #b2f71ed7
+# %% ../../nbs/90_figures/3_plots.ipynb #1d086108
 INK, GRID = "#797979", "rgba(128,128,128,0.22)"
 
 ARM_COLORS = {
     "none": "#797979", "erase": "#2b7bd4", "route": "#009e73",
     "random": "#8d8d8d", "shuffled": "#8d8d8d", "nonhack": "#8d8d8d",
     "ceiling": "#b58900", "penalty": "#9b5fc0", "screen": "#cc79a7", "advantage": "#d55e00", "trusted": "#a0693c",
-    "hack": "#d55e00", "solve": "#14919b", "attempted": "#9b5fc0",
+    "hack": "#d55e00", "solve": "#14919b", "other": "#797979", "attempted": "#9b5fc0",
     "student": "#2b7bd4", "teacher": "#b58900",
 }
 ARM_DASHES = {"random": "dot", "shuffled": "dashdot", "nonhack": "longdashdot",

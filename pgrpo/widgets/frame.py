@@ -26,7 +26,7 @@ try:
 except ImportError as e:
     raise ImportError('the widgets need Jupyter; install it with: pip install "pgrpo[notebook]"') from e
 
-# %% ../../nbs/10_widgets/1_frame.ipynb #932d92db
+# %% ../../nbs/10_widgets/1_frame.ipynb #caa0cec0
 _VARIABLES = {  # ours: JupyterLab's, VS Code's, light, dark
     "ink": ("--jp-content-font-color1", "--vscode-foreground", "#1f2328", "#e6edf3"),
     "faint": ("--jp-content-font-color2", "--vscode-descriptionForeground", "#59636e", "#9198a1"),
@@ -77,7 +77,7 @@ def style() -> str:
     own = lambda i: ";".join(f"--pg-own-{k}:{v[i]}" for k, v in _VARIABLES.items())
     kinds = "".join(
         f".pgrpo .pg-is-{name}{{--pg-mark:{color(name)};--pg-tint:{tint(color(name), 0.16)}}}"
-        for name in ("hack", "solve", "none", "erase", "route", "attempted")
+        for name in ("hack", "solve", "other", "none", "erase", "route", "attempted")
     )
     bad = f"--pg-bad:{color('hack')};--pg-bad-tint:{tint(color('hack'), 0.12)}"
     return f"<style>.pgrpo{{{own(2)};{theme};{bad}}}@media (prefers-color-scheme:dark){{.pgrpo{{{own(3)}}}}}{_RULES}{kinds}</style>"
