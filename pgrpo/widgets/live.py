@@ -121,7 +121,7 @@ class LiveView(Twin, ipw.VBox):
         self.work.close()
         close_all(self)
 
-# %% ../../nbs/10_widgets/9_live.ipynb #ec13cd33
+# %% ../../nbs/10_widgets/9_live.ipynb #0527d670
 @dataclass(frozen=True)
 class Watched:
     "What watched training came to."
@@ -134,9 +134,9 @@ class Watched:
         def mean(rows, key):
             values = [r[key] for r in rows[-last:] if key in r]
             return f"{sum(values) / len(values):.1%}" if values else "–"
-        words = {"hack": "hack_s", "solve": "solve_s", "cin": "cin", "random V": "cin_null", "cout_update": "cout_update"}
-        body = [[arm, *(mean(rows, key) for key in words.values())] for arm, rows in self.rows.items()]
-        return table([f"mean of the last {last} steps", *words], body)
+        head = [f"mean of the last {last} steps", "hack", "solve", "cin", "random V", "cout_update"]
+        keys = ("hack_s", "solve_s", "cin", "cin_null", "cout_update")
+        return table(head, [[arm, *(mean(rows, key) for key in keys)] for arm, rows in self.rows.items()])
 
 # %% ../../nbs/10_widgets/9_live.ipynb #9ec2dec3
 def _train_all(runs, folder, rows, summaries, on_row):
