@@ -6,7 +6,7 @@ import torch
 from pgrpo.grpo.magnitudes import Magnitudes
 from pgrpo.projection import project_all
 from pgrpo.vhack import haar
-from pgrpo.widgets.inspector import Record
+from pgrpo.widgets.records import Record
 
 RANKS = {
     "self_attn.q_proj": 2560, "self_attn.k_proj": 1024, "self_attn.v_proj": 1024, "self_attn.o_proj": 2560,

@@ -5,11 +5,10 @@ import weakref
 import pytest
 
 pytest.importorskip("anywidget")
-from ipywidgets.widgets.widget import _instances
-
 from pgrpo.config import preset
 from pgrpo.train import RunFolder, train
 from pgrpo.widgets.explorer import Explorer, choose, kind
+from pgrpo.widgets.frame import alive
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +53,11 @@ def test_one_prompt_over_training(run):
 
 def test_opening_and_closing_leaves_nothing_behind(run):
     gc.collect()
-    before = len(_instances)
+    before = len(alive())
     explorer = Explorer(run)
     explorer.view.value = "prompt"
     gone = weakref.ref(explorer)
     explorer.close()
     del explorer
     gc.collect()
-    assert gone() is None and len(_instances) == before
+    assert gone() is None and len(alive()) == before

@@ -7,10 +7,11 @@ import pytest
 from large import RANKS, made_up
 
 pytest.importorskip("anywidget")
-from ipywidgets.widgets.widget import _instances
-
 from pgrpo.figures.plots import static
-from pgrpo.widgets.inspector import Inspector, grid, module_figure, module_map
+from pgrpo.grader import KINDS
+from pgrpo.widgets.frame import alive
+from pgrpo.widgets.inspector import Inspector
+from pgrpo.widgets.maps import grid, module_figure, module_map
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,10 @@ def test_inside_of_a_module_in_double_precision(record):
     assert list(panel["x", "c"].y) == pytest.approx((V @ g).tolist(), rel=1e-3, abs=1e-3)
     assert list(panel["x4", "g'"].y) == pytest.approx((g - V.T @ (V @ g).relu()).tolist(), abs=1e-3)
     energy = panel["x3", "energy of V"]
-    for i in (0, 50, -1): assert energy.y[i] == pytest.approx(float(V[:, :energy.x[i]].square().sum() / 5), abs=1e-5)
+    for i in (0, 50, -1):
+        assert energy.y[i] == pytest.approx(float(V[:, :energy.x[i]].square().sum() / 5), abs=1e-5)
     assert energy.x[-1] == 2560 and len(energy.x) > 200
-    bars = {x: y for kind in ("hack", "solve", "other") for x, y in zip(panel["x6", kind].x, panel["x6", kind].y)}
+    bars = {x: y for kind in KINDS for x, y in zip(panel["x6", kind].x, panel["x6", kind].y)}
     assert len(bars) == 12 and sum(bars.values()) == pytest.approx(float((V @ g).relu().norm()), rel=1e-4)
     assert {a["row"] for a in seen.about if a["kind"] == "hack"} == set(panel["x6", "hack"].x)
     assert len(static(fig)) > 1000
@@ -68,16 +70,15 @@ def test_colours_end_at_the_same_value_at_every_step_and_arm(record):
     for arm, step in (("none", 0), ("none", 10), ("erase", 0)):
         inspector.arm.value, inspector.step.value = arm, step
         ends.add(inspector._map.figure["data"][0]["zmax"])
-    largest = max(
-        float(r.at(s).values["removed"].nan_to_num().max()) for r, s in ((record, 0), (record, 10), (other, 0))
-    )
+    every = (r.at(s).values["removed"] for r, s in ((record, 0), (record, 10), (other, 0)))
+    largest = max(float(values.nan_to_num().max()) for values in every)
     assert len(ends) == 1 and ends.pop() == pytest.approx(largest)
     inspector.close()
 
 
 def test_opening_and_closing_leaves_nothing_behind(record):
     gc.collect()
-    widgets, threads = len(_instances), threading.active_count()
+    widgets, threads = len(alive()), threading.active_count()
     for _ in range(3):
         inspector = Inspector(record)
         inspector.module.value = inspector.module.options[7]
@@ -86,7 +87,7 @@ def test_opening_and_closing_leaves_nothing_behind(record):
         del inspector
         gc.collect()
         assert not any(ref() for ref in gone)
-    assert len(_instances) == widgets and threading.active_count() == threads
+    assert len(alive()) == widgets and threading.active_count() == threads
 
 
 def test_a_click_beside_every_cell_changes_nothing(record):

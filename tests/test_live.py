@@ -17,14 +17,15 @@ import sys, threading
 from pgrpo.config import preset
 from pgrpo.widgets.live import train_live
 done = train_live({"none": preset("smoke", steps=8, eval_problems=1)}, sys.argv[1])
-print(done.stopped, len(done.rows["none"]), sorted(done.summaries), [t.name for t in threading.enumerate() if t.name != "tqdm_monitor"], "IPython" in sys.modules and bool(sys.modules["IPython"].get_ipython()))
+threads = [t.name for t in threading.enumerate() if t.name != "tqdm_monitor"]
+shell = "IPython" in sys.modules and bool(sys.modules["IPython"].get_ipython())
+print(done.stopped, len(done.rows["none"]), sorted(done.summaries), threads, shell)
 """
 
 
 def script(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", CALL, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    call, pipe = [sys.executable, "-c", CALL, str(folder)], subprocess.PIPE
+    return subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_a_script_prints_is_stopped_and_goes_on(tmp_path):
@@ -53,6 +54,7 @@ def test_a_view_that_is_closed_is_gone():
 
     from pgrpo.widgets.frame import alive
     from pgrpo.widgets.live import LiveView
+
     def left(): return alive(), set(comm.get_comm_manager().comms), set(threading.enumerate())
     gc.collect()
     before = left()
@@ -83,7 +85,8 @@ gc.collect()
 everything = gc.get_objects()
 objects = {kind.__name__: sum(type(o) is kind for o in everything) for kind in (LiveView, Work, Trainer, Adapter)}
 del everything
-print(json.dumps(dict(objects, widgets=len(alive()), comms=len(comm.get_comm_manager().comms), threads=[t.name for t in threading.enumerate() if t.name.startswith("pgrpo")])))
+threads = [t.name for t in threading.enumerate() if t.name.startswith("pgrpo")]
+print(json.dumps(dict(objects, widgets=len(alive()), comms=len(comm.get_comm_manager().comms), threads=threads)))
 """
 
 
@@ -94,21 +97,17 @@ def test_a_cell_that_is_run_again_leaves_one_view():
     try:
         def cell(code):
             printed = []
-            reply = client.execute_interactive(
-                code, timeout=300,
-                output_hook=lambda m: printed.append(
-                    m["content"]["text"] if m["content"].get("name") == "stdout" else ""
-                ),
-            )
+            def hook(message):
+                if message["content"].get("name") == "stdout": printed.append(message["content"]["text"])
+            reply = client.execute_interactive(code, timeout=300, output_hook=hook)
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(printed)
         counts = []
         for _ in range(3):
             cell(CELL)
             counts.append(json.loads(cell(COUNT)))
-        assert {k: counts[0][k] for k in ("LiveView", "Work", "Trainer", "Adapter", "threads")} == dict(
-            LiveView=1, Work=1, Trainer=0, Adapter=0, threads=[]
-        )
+        held = {k: counts[0][k] for k in ("LiveView", "Work", "Trainer", "Adapter", "threads")}
+        assert held == dict(LiveView=1, Work=1, Trainer=0, Adapter=0, threads=[])
         assert counts[0]["widgets"] and counts[0]["comms"] and counts == counts[:1] * 3
         cell(CELL + "# another cell")
         assert json.loads(cell(COUNT))["LiveView"] == 2
