@@ -9,6 +9,7 @@ import torch
 
 from pgrpo.config import preset
 from pgrpo.encode import prompt_ids
+from pgrpo.grpo.team import Alone
 from pgrpo.train import Trainer
 from pgrpo.train.models import tiny
 
@@ -80,7 +81,5 @@ def test_a_cache_that_was_not_reset_stops_the_run(vllm, tmp_path, monkeypatch):
 
 
 def test_several_processes_are_refused(vllm):
-    class Team:
-        writes, hooks = True, dict(sampler=None)
-        def same(self, make): return make()
-    with pytest.raises(ValueError, match="without torchrun"): Trainer(preset("smoke", **SMALL), team=Team())
+    class Two(Alone): world = 2
+    with pytest.raises(ValueError, match="without torchrun"): Trainer(preset("smoke", **SMALL), team=Two())

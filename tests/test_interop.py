@@ -53,5 +53,5 @@ def test_backward_leaves_a_gradient_that_is_there_alone():
     adapter = wrap(model)
     rollouts = generate(model, tokenizer, adapter, generated_problems(1, "heldout"), group_size=2, max_new_tokens=4)
     for p in adapter.parameters(): p.grad = torch.ones_like(p)
-    backward(model, adapter, rollouts, torch.tensor([1.0, -0.5]), max_new_tokens=4)
+    backward(model, adapter, rollouts.encoded, torch.tensor([1.0, -0.5]))
     assert all(p.grad.eq(1).all() for p in adapter.parameters())

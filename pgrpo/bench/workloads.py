@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['in_turn', 'Unmeasured', 'completions_batch', 'ours_backward', 'bases', 'hooked', 'hooks_backward', 'base_backward',
-           'forward_backward', 'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed', 'extraction_speed',
-           'graded_texts', 'grade_cold', 'grader_speed']
+           'forward_backward', 'Varied', 'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed',
+           'extraction_speed', 'graded_texts', 'grade_cold', 'grader_speed']
 
-# %% ../../nbs/11_bench/1_workloads.ipynb #65a69071
+# %% ../../nbs/11_bench/1_workloads.ipynb #c05af139
 __doc__ = """The workloads of `pgrpo bench`: each does the same work in our way and in a named other way.
 
 Every workload returns seconds of each repetition by side. It makes no ratio, asserts no speed and prints nothing. That
@@ -31,14 +31,15 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from ..adapter import TARGETS, wrap
 from ..config import preset
+from ..encode import Encoded, encode_completions
 from ..files.machine import cores
 from ..grader import example_clean, example_hack, extract_code, grade_many
-from ..grpo import Update, completion_window, grade_rollouts, make_optimizer, update
+from ..grpo import GRPOSettings, Intervention, Update, completion_window, make_optimizer, update
 from ..grpo.callback import trl_reward, trl_rows
+from ..grpo.team import Alone
 from ..policy import load_policy
 from ..problems import CORE_MODES, Problem, handwritten
 from ..problems.generator import generated_pairs, generated_problems
-from ..encode import Encoded, encode_completions
 from ..vhack import extract
 from ..vhack.gradients import completion_nll, encode_pairs
 
@@ -145,10 +146,12 @@ def forward_backward(
         )
         return in_turn(runs, repeat)
 
-# %% ../../nbs/11_bench/1_workloads.ipynb #8ab10ddd
-def _varied(rollouts, **rewards):
-    "The grades, with a reward that no two rollouts share."
-    return tuple(replace(g, reward=g.reward + i / 1000) for i, g in enumerate(grade_rollouts(rollouts, **rewards)))
+# %% ../../nbs/11_bench/1_workloads.ipynb #4da8cc37
+class Varied(Alone):
+    "Grades with a reward that no two rollouts share."
+    def grade(self, rollouts, teacher=(), **rewards):
+        graded = super().grade(rollouts, teacher, **rewards)
+        return tuple(replace(g, reward=g.reward + i / 1000) for i, g in enumerate(graded))
 
 
 def our_update(
@@ -160,10 +163,10 @@ def our_update(
     adapter = wrap(model)
     optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
     V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
-    return lambda: update(
-        model, tokenizer, adapter, optimizer, problems, V, "erase", group, max_new_tokens,
-        micro_batch=preset("demo").micro_batch, grade=_varied if varied else None,
-    )
+    how, micro_batch = Intervention("erase", V), preset("demo").micro_batch
+    settings = GRPOSettings(group_size=group, max_new_tokens=max_new_tokens, micro_batch=micro_batch)
+    team = Varied() if varied else Alone()
+    return lambda: update(model, tokenizer, adapter, optimizer, problems, how, settings, team=team)
 
 # %% ../../nbs/11_bench/1_workloads.ipynb #8ac4f73e
 class _Between(TrainerCallback):

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #0988dfc3
+# %% ../../nbs/07_grpo/7_engines.ipynb #b368d36f
 __doc__ = """Who samples an update's completions: `pgrpo.policy.sample`, or vLLM with the adapter's folded weights.
 
 An engine is called as `pgrpo.policy.sample` is. The one for vLLM runs in this process and has the weights that count
@@ -18,8 +18,8 @@ from transformers import AutoConfig
 
 from ..adapter import Adapter
 from ..adapter.linear import AdaptedLinear, fold_weight
-from ..policy import _until_end, end_ids, policy_dir, sample
 from ..encode import prompt_ids
+from ..policy import _until_end, end_ids, policy_dir, sample
 
 # %% ../../nbs/07_grpo/7_engines.ipynb #b1f4a230
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32

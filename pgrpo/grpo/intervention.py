@@ -4,10 +4,10 @@
 __all__ = ['Intervention', 'Intervened', 'by_direction', 'split', 'by_rollout', 'set_gradients', 'intervene', 'Settled',
            'vectors', 'settle']
 
-# %% ../../nbs/07_grpo/3_intervention.ipynb #0519c8be
+# %% ../../nbs/07_grpo/3_intervention.ipynb #16c69d45
 __doc__ = """What an arm makes of a complete gradient, and of the step that the optimizer made of it.
 
-`set_gradients` is the one function that writes `.grad`.
+`set_gradients` is the one function that hands the optimizer a gradient.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@
 __all__ = ['PHASES', 'OWN', 'Settings', 'Compared', 'Backward', 'completion_likelihoods', 'Likelihoods', 'Effect', 'norms',
            'ticking', 'restored', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/10_trace.ipynb #7a894f3a
+# %% ../../nbs/08_train/10_trace.ipynb #658155bd
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -42,6 +42,7 @@ from pgrpo.grpo import (
     reward_tensor,
     take_step,
 )
+from ..grpo.gradients import undisturbed
 from ..grpo.intervention import by_direction, set_gradients
 from ..policy import load_policy
 from ..problems import CORE_MODES, Pair, Problem
@@ -159,19 +160,20 @@ def ticking(
     try: yield
     finally: handle.remove()
 
-# %% ../../nbs/08_train/10_trace.ipynb #c875aff3
+# %% ../../nbs/08_train/10_trace.ipynb #c534ed05
 @contextlib.contextmanager
 def restored(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer | None = None,
 ):
     "Context after which the vectors, their `.grad` and the optimizer are as before it."
-    before = [(p, p.detach().clone(), p.grad) for p in adapter.parameters()]
+    before = [(p, p.detach().clone()) for p in adapter.parameters()]
     state = copy.deepcopy(optimizer.state_dict()) if optimizer else None
-    try: yield
+    try:
+        with undisturbed(adapter): yield
     finally:
         with torch.no_grad():
-            for p, value, grad in before: p.copy_(value); p.grad = grad
+            for p, value in before: p.copy_(value)
         if optimizer: optimizer.load_state_dict(state)
 
 # %% ../../nbs/08_train/10_trace.ipynb #d884f3fb

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'grid', 'nulls', 'above_null', 'module_map', 'module_figure']
 
-# %% ../../nbs/10_widgets/6a_maps.ipynb #9a5a2640
+# %% ../../nbs/10_widgets/6a_maps.ipynb #99c58ae4
 __doc__ = """What an update did in each module, as figures: a map of all modules, and the inside of one.
 
 The figures draw a `pgrpo.widgets.records.Record`. They do not project, measure or average anything themselves, so a
@@ -18,9 +18,8 @@ from functools import lru_cache
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 
-from ..figures.plots import INK, color
+from ..figures.plots import INK, color, new_figure, new_panels
 from ..grader import KINDS
 from ..grpo.magnitudes import Magnitudes
 from ..projection import null_cin
@@ -49,7 +48,7 @@ def above_null(seen: Magnitudes, source: str = "all") -> list[str]:
     cin = dict(zip(seen.modules, seen.of("cin", source).tolist()))
     return [name for name, null in nulls(seen).items() if cin[name] > null]
 
-# %% ../../nbs/10_widgets/6a_maps.ipynb #a69f280e
+# %% ../../nbs/10_widgets/6a_maps.ipynb #98f8913b
 LABELS = {
     "cin": ("hack-ward share of g (cin)", "cin", ".0%"),
     "cout": ("hack-ward share of g after the gate (cout)", "cout", ".0%"),
@@ -106,7 +105,7 @@ def module_map(
     weak = [m for m in seen.coef if m not in above] if quantity == "cin" else []
     bare = [m for m, v in zip(seen.modules, seen.of(quantity, source).tolist()) if math.isnan(v)]
     small = max(3, min(6, 300 // len(heat.x)))
-    fig = go.Figure(
+    fig = new_figure(
         [
             heat, _marks(places, weak, "not above its random line", "circle", small),
             _marks(places, bare, "no V", "square-open", small),
@@ -122,7 +121,7 @@ def module_map(
         showlegend=bool(weak or bare or chosen), margin=dict(b=80),
     )
 
-# %% ../../nbs/10_widgets/6a_maps.ipynb #25122689
+# %% ../../nbs/10_widgets/6a_maps.ipynb #7b99397f
 _TITLES = (
     "coefficients c = V g", "singular values of the pairs", "where V lives in the spectrum of W",
     "g (grey), and g' after the gate", "each pair's hack-ward share", "what each rollout adds to ‖relu(c)‖",
@@ -132,7 +131,7 @@ _TITLES = (
 @lru_cache(1)
 def _panels() -> dict:
     "The layout of the six panels, which is the slow part of making them."
-    fig = make_subplots(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
+    fig = new_panels(3, 2, subplot_titles=_TITLES, vertical_spacing=0.13, horizontal_spacing=0.17)
     for (row, col), x, y, form in (
         ((1, 1), "direction of V", "in units of g", ".1e"), ((1, 2), "direction of V", "S", ".2g"),
         ((2, 1), "index along Σ", "share", ".0%"), ((2, 2), "index along Σ", "in units of g", ".1e"),
@@ -163,7 +162,7 @@ def _line(i, x, y, name, colour=color("none"), dash="solid", width=1.5, **more):
 def _bars(i, x, y, name, colour, **more):
     return dict(type="bar", x=x, y=y, name=name, marker=dict(color=colour), **_place(i), **more)
 
-# %% ../../nbs/10_widgets/6a_maps.ipynb #c38152d2
+# %% ../../nbs/10_widgets/6a_maps.ipynb #2cf6362a
 def _of_basis(c, S):
     "Panels 1 and 2: the coefficients, and the pairs' singular values."
     hues = [color("hack" if x > 0 else "none") for x in c.tolist()]
@@ -231,7 +230,7 @@ def module_figure(
         *_of_pairs(shares, list(record.pair_modes[:len(shares)]), nulls(seen).get(name)),
         *_of_rollouts(seen.about, added),
     ]
-    fig = go.Figure(dict(data=data, layout=_panels()))
+    fig = new_figure(dict(data=data, layout=_panels()))
     fig.layout.xaxis3.range = [-0.04 * r, 1.01 * r]  # the two zeros beside each other
     there = (len(c), len(S), V is not None and sigma is not None, True, shares, len(c))
     for note, title, known in zip(fig.layout.annotations, _TITLES, there):

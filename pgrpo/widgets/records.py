@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Record', 'pair_shares', 'record_update', 'record_run']
 
-# %% ../../nbs/10_widgets/6_records.ipynb #3af56b5c
+# %% ../../nbs/10_widgets/6_records.ipynb #e8a889d5
 __doc__ = """What the maps and the inspector look at: an update that was just made, or a run's folder.
 
 A `Record` holds what was measured elsewhere and what stays the same over an arm's steps. It does not train, sample or
@@ -21,7 +21,8 @@ from ..adapter import wrap
 from ..grpo.magnitudes import Magnitudes, load_magnitudes, measure
 from ..projection import hack_share
 from ..train import RunFolder, read_checkpoint, run_pairs, run_policy
-from ..vhack import VHack, pair_gradients
+from ..vhack import VHack
+from ..vhack.gradients import pair_gradients
 
 # %% ../../nbs/10_widgets/6_records.ipynb #4592eab1
 @dataclass(frozen=True)
@@ -48,17 +49,15 @@ def pair_shares(model, tokenizer, adapter, vhack: VHack, pairs: Sequence) -> dic
     differences = pair_gradients(model, tokenizer, adapter, pairs).differences
     return {name: hack_share(differences[name], V).cpu() for name, V in vhack.V.items()}
 
-# %% ../../nbs/10_widgets/6_records.ipynb #919deea2
+# %% ../../nbs/10_widgets/6_records.ipynb #b0c71b89
 def record_update(
     done, adapter, vhack: VHack,     # an `Update` and what it was made with
-    arm: str = "none",
     pairs: Mapping[str, torch.Tensor] | None = None, pair_modes: Sequence[str] = (),  # of `pair_shares`
-    **gate,                          # gate, overshoot, preserve_magnitude, as the update had them
 ) -> Record:
     "An update that was just made, as an arm of one step, step 0."
-    seen = measure(done, adapter, vhack.V, **gate)
+    seen = measure(done, adapter)
     return Record(
-        arm, (seen.step,), lambda _: seen, _host(vhack.V), _host(vhack.S), _spectra(adapter), pairs or {},
+        done.intervention.arm.name, (seen.step,), lambda _: seen, _host(vhack.V), _host(vhack.S), _spectra(adapter), pairs or {},
         tuple(pair_modes),
     )
 
