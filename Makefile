@@ -56,7 +56,7 @@ experiment: $(READY) ## the 50 runs behind the main results from nothing, then `
 
 variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on where it was stopped
 	@echo "more than 100 further runs, one a core: two to four hours on two cores"
-	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
+	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment.arms import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
 	cp runs/main/results.jsonl data/results/variants.jsonl
 	$(MAKE) results
 

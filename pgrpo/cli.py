@@ -50,7 +50,7 @@ def _settings(args: argparse.Namespace) -> dict:
     "The settings that were given, in their types."
     return {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
 
-# %% ../nbs/12_cli/1_cli.ipynb #4b8ee68c
+# %% ../nbs/12_cli/1_cli.ipynb #9a0912f7
 def _train(args):
     from pgrpo.train import summary_table, train
     from pgrpo.train.sinks import sinks
@@ -70,7 +70,8 @@ def _train(args):
 
 
 def _compare(args):
-    from pgrpo.experiment import compare, comparison_table
+    from pgrpo.experiment import compare
+    from pgrpo.experiment.tables import comparison_table
     base = preset(args.preset, **_settings(args))
     out = Path(args.out or Path("runs") / f"compare-{args.preset}")
     runs = compare(
@@ -181,8 +182,8 @@ def _build_pool(args):
 
 
 def _results(args):
-    from pgrpo.experiment import comparison_table, load_results
-    from pgrpo.experiment.statistics import differences_table
+    from pgrpo.experiment import load_results
+    from pgrpo.experiment.tables import comparison_table, differences_table
     from pgrpo.train import RunFolder, summary_table
     for path in map(Path, args.paths):
         if path.is_dir() and (path / "results.jsonl").exists(): path = path / "results.jsonl"

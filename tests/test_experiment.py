@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from run_notebooks import tidy
 
 from pgrpo.config import Config, preset
-from pgrpo.experiment import ARM_SETTINGS, load_results, sweep
+from pgrpo.experiment.arms import ARM_SETTINGS, load_results, sweep
 from pgrpo.train import Trainer, run_problems, step_problems
 
 ROOT = Path(__file__).parents[1]
