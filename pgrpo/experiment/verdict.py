@@ -53,8 +53,8 @@ def hypothesis(
         clauses.append(Clause(f"hacks less than with the {control} V", d, 0.0, True))
     return clauses
 
-# %% ../../nbs/09_experiment/06_verdict.ipynb #196a1779
-@dataclass(frozen=True)
+# %% ../../nbs/09_experiment/06_verdict.ipynb #74239164
+@dataclass(frozen=True, repr=False)
 class Finding:
     "One question and what stored runs answer."
     question: str
@@ -67,6 +67,10 @@ class Finding:
     def answer(self) -> str:
         "Verdict and sentence, as Markdown."
         return f"**{self.verdict[0].upper()}{self.verdict[1:]}.** {self.sentence}"
+
+    def __repr__(self): return f"{self.question} {self.answer}"
+
+    def _repr_markdown_(self): return self.answer
 
 # %% ../../nbs/09_experiment/06_verdict.ipynb #7f6fa983
 def listed(names: Sequence[str], none: str = "none") -> str:
