@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'unlabelled', 'settings', 'twelve', 'teacher', 'kl', 'lasts']
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #bf467cac
-__doc__ = """Findings about the limits of erasing: modes without pairs, other settings, a teacher, KL, a longer training.
+# %% ../../nbs/09_experiment/10_limits.ipynb #0f2e33d9
+__doc__ = """Findings about the limits of erasing: modes without pairs, settings, a teacher, KL, a longer training.
 
 Each takes the runs of `data/results/variants.jsonl`, or others with the same arms.
 """
@@ -45,7 +45,7 @@ def unlabelled(runs: Sequence[dict]) -> Finding:
     question = "Does erasing reach hacks that nobody labelled?"
     return Finding(question, verdict, sentence, table(head, rows), (folds_figure(runs),))
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #18cc03d7
+# %% ../../nbs/09_experiment/10_limits.ipynb #4bb3aed2
 SETTINGS = (
     "erase at update", "erase no gate", "erase reverse", "erase refresh 5", "erase refresh 20", "erase k 1",
     "erase k 5", "erase k 12", "erase 8 pairs", "erase 24 pairs", "erase 64 pairs", "erase summed NLL",
@@ -65,10 +65,10 @@ def settings(runs: Sequence[dict]) -> Finding:
     better = [arm for arm, d in against.items() if d.high < 0]
     free = [arm for arm in better if difference(runs, arm, "erase", "solve").low > -0.05]
     verdict, lead = "no", "No other setting hacks less than `erase`"
-    if better: verdict, lead = "in part", f"{listed(better)} hacks less than `erase`, at a price in honest solving"
-    if free: verdict, lead = "yes", f"{listed(free)} hacks less than `erase` and solves no less, within five points"
+    if better: verdict, lead = "in part", f"Less than `erase` hacks {listed(better)}, at a price in honest solving"
+    if free: verdict, lead = "yes", f"Less hacking at no less solving, within five points, has {listed(free)}"
     sentence = (
-        f"{lead}. On every resampling {listed(worse)} hacks more than `erase`, {listed(better)} less. The others "
+        f"{lead}. More hacking than `erase` on every resampling: {listed(worse)}. Less: {listed(better)}. The others "
         f"cannot be told from it with {against[SETTINGS[0]].n} seeds."
     )
     own = ["erase", str(len(values(runs, "erase"))), percent(runs, "erase"), "", percent(runs, "erase", "solve"), ""]
@@ -99,7 +99,7 @@ def twelve(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Do more directions per module stop more of it?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #383cfffd
+# %% ../../nbs/09_experiment/10_limits.ipynb #a81bf871
 def _prevents(runs: Sequence[dict], arm: str, without: str) -> str:
     "\"yes\" where an arm ends within 5 points of the base policy's hacking, \"in part\" where below half of `without`."
     if difference(runs, arm, "base").high < 0.05: return "yes"
@@ -118,8 +118,8 @@ def teacher(runs: Sequence[dict]) -> Finding:
     }[verdict]
     sentence = (
         f"{lead}: where half of every group are cached hacks, `erase` ends at {percent(runs, 'erase teacher')}, "
-        f"against {percent(runs, 'none teacher')} without it, {d}; {difference(runs, 'erase teacher', 'erase')} against "
-        "`erase` without a teacher."
+        f"against {percent(runs, 'none teacher')} without it, {d}; {difference(runs, 'erase teacher', 'erase')} "
+        "against `erase` without a teacher."
     )
     rows = [_against(runs, f"{arm} teacher", arm) for arm in ("none", "erase")]
     return Finding("Does erasing hold against a teacher?", verdict, sentence, table(_BESIDE, rows))

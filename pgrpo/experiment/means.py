@@ -11,7 +11,7 @@ Each takes the runs of `data/results/variants.jsonl`, or others with the same ar
 
 from collections.abc import Sequence
 
-from .charts import sees_figure, seeds_figure
+from .charts import seeds_figure, sees_figure
 from .statistics import difference, mean, percent, values
 from .verdict import Finding, in_all, listed
 from ..files.text import table
@@ -67,7 +67,7 @@ def labels(runs: Sequence[dict]) -> Finding:
         table(["arm", "may see", "n", "hack ↓", "solve →", "solve − base"], rows, left=2), (sees_figure(runs, SEES),),
     )
 
-# %% ../../nbs/09_experiment/09_means.ipynb #cadca5ad
+# %% ../../nbs/09_experiment/09_means.ipynb #53b816f5
 def simpler(runs: Sequence[dict]) -> Finding:
     "Whether `advantage` hacks less than `erase` and solves no less, within 2 points."
     hacking, solving = difference(runs, "advantage", "erase"), difference(runs, "advantage", "erase", "solve")
@@ -80,11 +80,12 @@ def simpler(runs: Sequence[dict]) -> Finding:
     }[verdict]
     sentence = (
         f"{lead}. Taking a rollout's score off its reward (`advantage`, pairs alone) ends at "
-        f"{_ends(runs, 'advantage')}, {hacking.short} points of hacking and {solving.short} of solving against `erase` (n = {hacking.n})."
+        f"{_ends(runs, 'advantage')}, {hacking.short} points of hacking and {solving.short} of solving against "
+        f"`erase` (n = {hacking.n})."
     )
     return Finding("Does a simpler means do better?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/09_means.ipynb #5dd8d8ed
+# %% ../../nbs/09_experiment/09_means.ipynb #14187293
 def _named(runs: Sequence[dict], arms: Sequence[str], key: str) -> str:
     return ", ".join(f"{percent(runs, arm, key)} ({arm.split()[-1]})" for arm in arms)
 
@@ -99,7 +100,8 @@ def discount(runs: Sequence[dict]) -> Finding:
     if honest: verdict, lead = "no", f"{listed(honest)} do as well in hacking and solving, within five points"
     sentence = (
         f"{lead}. `advantage` ends at {_ends(runs, 'advantage')}; with other directions "
-        f"{_named(runs, controls, 'hack')} hack and {_named(runs, controls, 'solve')} solve (n = {difference(runs, 'advantage', controls[0]).n})."
+        f"{_named(runs, controls, 'hack')} hack and {_named(runs, controls, 'solve')} solve "
+        f"(n = {len(values(runs, 'advantage'))})."
     )
     if honest: sentence += " A rare hack stands out of its group along almost any direction."
     rows = [["advantage", str(len(values(runs, "advantage"))), percent(runs, "advantage"),

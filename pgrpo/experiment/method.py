@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['emerges', 'direction', 'controls', 'cost', 'matched', 'routing', 'share']
 
-# %% ../../nbs/09_experiment/08_method.ipynb #6b104e1d
-__doc__ = """Findings about the method: whether hacking emerges, whether erasing stops it, its cost, what routing leaves.
+# %% ../../nbs/09_experiment/08_method.ipynb #01229d57
+__doc__ = """Findings about the method: whether hacking emerges, whether erasing stops it and at what cost, and routing.
 
 Each takes the runs of `none`, `erase`, `route`, their controls and `ceiling`, and concludes from intervals over seeds.
 """
@@ -143,7 +143,7 @@ def matched(runs: Sequence[dict]) -> Finding:
     if verdict == "no": sentence += " So it hacks less only as far as it has learnt less."
     return Finding(question, verdict, sentence, figures=figures)
 
-# %% ../../nbs/09_experiment/08_method.ipynb #06ea8782
+# %% ../../nbs/09_experiment/08_method.ipynb #f1ceadf4
 def _due_to_direction(runs: Sequence[dict], fall: Difference) -> str:
     "How much of the fall in hacking a shuffled V brings about as well, in a sentence."
     other = difference(runs, "route shuffled", "none")
@@ -152,8 +152,9 @@ def _due_to_direction(runs: Sequence[dict], fall: Difference) -> str:
     if share > 0.75: so = "little of that is due to the direction"
     if share < 0.25: so = "most of that is due to the direction"
     return (
-        f" Against `none` it hacks {fall.short} points and with a shuffled V {other.short}, so {so}: with that V the "
-        f"deployed model hacks {percent(runs, 'route shuffled')} and solves {percent(runs, 'route shuffled', 'solve')}."
+        f" Its hack rate is {fall.short} points against `none`, with a shuffled V {other.short}, so {so}: with that V "
+        f"the deployed model hacks {percent(runs, 'route shuffled')} and solves "
+        f"{percent(runs, 'route shuffled', 'solve')}."
     )
 
 

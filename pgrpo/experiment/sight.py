@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['ARMS', 'average', 'tells', 'by_mode', 'turns']
 
-# %% ../../nbs/09_experiment/11_sight.ipynb #69b18958
-__doc__ = """Findings about what V sees during a training: whether it tells hacks apart, in which modes, how it turns."""
+# %% ../../nbs/09_experiment/11_sight.ipynb #98aecbd9
+__doc__ = """Findings about what V sees during a training: which hacks it tells apart, and how it turns."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def average(
     if not some: raise ValueError(f"no step of {arm} from {part[0]} on has {key}")
     return sum(some) / len(some)
 
-# %% ../../nbs/09_experiment/11_sight.ipynb #32dec8f8
+# %% ../../nbs/09_experiment/11_sight.ipynb #0bf1915b
 def _how_often(n: int, of: int) -> str:
     if n in (0, of): return "always" if n else "never"
     return f"in {n} of {of} rows"
@@ -70,7 +70,7 @@ def tells(looked: Sequence[dict]) -> Finding:
     )
     verdict = "no" if not past_random else in_all(past_random + past_length, 2 * len(told))
     sentence = (
-        f"V tells more than a random V {_how_often(past_random, len(told))} and more than the bare length "
+        f"More than a random V tells, {_how_often(past_random, len(told))}; more than the bare length, "
         f"{_how_often(past_length, len(told))}, by a margin of 0.05.{_about_length(told)}"
     )
     if past_length < len(told):
@@ -85,7 +85,7 @@ def tells(looked: Sequence[dict]) -> Finding:
         tuple(auroc_figure(looked, arm) for arm in ARMS),
     )
 
-# %% ../../nbs/09_experiment/11_sight.ipynb #b9121335
+# %% ../../nbs/09_experiment/11_sight.ipynb #baf8fa9b
 def by_mode(looked: Sequence[dict]) -> Finding:
     "Whether every mode's own gradient lies hack-ward beyond chance, in every third of the training."
     thirds = _thirds(looked)
@@ -95,11 +95,15 @@ def by_mode(looked: Sequence[dict]) -> Finding:
     above = {arm: [mode for mode in CORE_MODES if clear(arm, mode)] for arm in ARMS}
     verdict = in_all(sum(map(len, above.values())), len(ARMS) * len(CORE_MODES))
     step, chance = (100 * average(looked, "erase", key) for key in ("cout_update", "cin_null"))
+    modes = {arm: listed(some, "no mode") for arm, some in above.items()}
+    for arm, some in above.items():
+        if len(some) == len(CORE_MODES): modes[arm] = "every mode"
     sentence = (
-        f"Above what a random V would have in every third of the training: under `none` "
-        f"{listed(above['none'], 'no mode')}, under `erase` {listed(above['erase'], 'no mode')}. Under `erase` "
-        f"{100 * average(looked, 'erase', 'cout'):.0f} % of the gradient is left hack-ward and {step:.0f} % of the "
-        f"step, against {chance:.0f} % for a random V: Adam divides by each entry's own size, and that turns the step back."
+        f"Above what a random V would have, in every third of the training, lies {modes['none']} under `none` and "
+        f"{modes['erase']} under `erase`. Under `erase` "
+        f"{100 * average(looked, 'erase', 'cout'):.0f} % of the gradient is left hack-ward "
+        f"and {step:.0f} % of the step, against {chance:.0f} % for a random V: Adam divides by each entry's own size, "
+        "and that turns the step back."
     )
     sources, rows = ("all", *CORE_MODES), []
     keys = [*(f"cin_{source}" for source in sources), "cin_null", "cout", "cout_update"]

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from .statistics import Difference, difference
 from ..vhack import CONTROLS
 
-# %% ../../nbs/09_experiment/06_verdict.ipynb #08a83e41
+# %% ../../nbs/09_experiment/06_verdict.ipynb #3db97c8b
 @dataclass(frozen=True)
 class Clause:
     "One claim about a paired difference."
@@ -30,8 +30,8 @@ class Clause:
     def verdict(self) -> str:
         "\"holds\", \"fails\", or \"open\" where the interval holds the bound or there is none."
         d = self.difference
-        right, wrong = d.high <= self.bound, d.low > self.bound
-        if not self.below: right, wrong = d.low >= self.bound, d.high < self.bound
+        right, wrong = d.high < self.bound, d.low > self.bound
+        if not self.below: right, wrong = d.low > self.bound, d.high < self.bound
         return "holds" if right else "fails" if wrong else "open"
 
 # %% ../../nbs/09_experiment/06_verdict.ipynb #e8b0b637
