@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from .statistics import Difference, difference
 from ..vhack import CONTROLS
 
-# %% ../../nbs/09_experiment/06_verdict.ipynb #3db97c8b
+# %% ../../nbs/09_experiment/06_verdict.ipynb #464262a3
 @dataclass(frozen=True)
 class Clause:
     "One claim about a paired difference."
@@ -25,16 +25,18 @@ class Clause:
     difference: Difference
     bound: float              # shares, not percent
     below: bool               # the difference has to lie below the bound, or above
+    strict: bool = False      # the bound itself is not enough
 
     @property
     def verdict(self) -> str:
         "\"holds\", \"fails\", or \"open\" where the interval holds the bound or there is none."
         d = self.difference
-        right, wrong = d.high < self.bound, d.low > self.bound
-        if not self.below: right, wrong = d.low > self.bound, d.high < self.bound
+        right, wrong = d.high <= self.bound, d.low > self.bound
+        if not self.below: right, wrong = d.low >= self.bound, d.high < self.bound
+        if self.strict and self.bound in (d.low, d.high): right = False
         return "holds" if right else "fails" if wrong else "open"
 
-# %% ../../nbs/09_experiment/06_verdict.ipynb #e8b0b637
+# %% ../../nbs/09_experiment/06_verdict.ipynb #f779e3e5
 def hypothesis(
     runs: Sequence[dict],
     arm: str = "erase",  # or "route"
@@ -50,7 +52,7 @@ def hypothesis(
     for control in CONTROLS:
         if f"{arm} {control}" not in ran: continue
         d = difference(runs, arm, f"{arm} {control}")
-        clauses.append(Clause(f"hacks less than with the {control} V", d, 0.0, True))
+        clauses.append(Clause(f"hacks less than with the {control} V", d, 0.0, True, strict=True))
     return clauses
 
 # %% ../../nbs/09_experiment/06_verdict.ipynb #74239164
