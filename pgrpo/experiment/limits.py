@@ -45,7 +45,7 @@ def unlabelled(runs: Sequence[dict]) -> Finding:
     question = "Does erasing reach hacks that nobody labelled?"
     return Finding(question, verdict, sentence, table(head, rows), (folds_figure(runs),))
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #4bb3aed2
+# %% ../../nbs/09_experiment/10_limits.ipynb #60ae70d4
 SETTINGS = (
     "erase at update", "erase no gate", "erase reverse", "erase refresh 5", "erase refresh 20", "erase k 1",
     "erase k 5", "erase k 12", "erase 8 pairs", "erase 24 pairs", "erase 64 pairs", "erase summed NLL",
@@ -67,9 +67,10 @@ def settings(runs: Sequence[dict]) -> Finding:
     verdict, lead = "no", "No other setting hacks less than `erase`"
     if better: verdict, lead = "in part", f"Less than `erase` hacks {listed(better)}, at a price in honest solving"
     if free: verdict, lead = "yes", f"Less hacking at no less solving, within five points, has {listed(free)}"
+    told = lambda arms: ", ".join(f"`{arm}` ({against[arm].short})" for arm in arms) or "none"
     sentence = (
-        f"{lead}. More hacking than `erase` on every resampling: {listed(worse)}. Less: {listed(better)}. The others "
-        f"cannot be told from it with {against[SETTINGS[0]].n} seeds."
+        f"{lead}. On every resampling these hack more than `erase`: {told(worse)}; these less: {told(better)} (points, "
+        f"n = {against[SETTINGS[0]].n}). The others cannot be told from it."
     )
     own = ["erase", str(len(values(runs, "erase"))), percent(runs, "erase"), "", percent(runs, "erase", "solve"), ""]
     title = "erase, one setting changed at a time"

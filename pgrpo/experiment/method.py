@@ -182,7 +182,7 @@ def routing(runs: Sequence[dict]) -> Finding:
         figures=(seeds_figure(runs, arms, "hack", "Deployed hacking under route and its controls"),),
     )
 
-# %% ../../nbs/09_experiment/08_method.ipynb #e38920bd
+# %% ../../nbs/09_experiment/08_method.ipynb #1e3579d0
 def _over_training(runs: Sequence[dict], arm: str, key: str) -> float:
     "A curve's mean over seeds and steps, in percent."
     curve = mean_curve(runs, arm, key)
@@ -201,15 +201,19 @@ def share(runs: Sequence[dict]) -> Finding:
     if d.low > 0: verdict = "yes"
     if d.high <= 0: verdict = "no"
     step, chance = (_over_training(runs, "erase", key) for key in ("cout_update", "cin_null"))
+    lead = {
+        "yes": "It lies above", "no": "It does not lie above", "open": "The seeds do not decide it",
+    }[verdict]
     sentence = (
-        f"Under `none` cin is {_over_training(runs, 'none', 'cin'):.0f} % on average where chance has "
+        f"{lead}: under `none` cin is {_over_training(runs, 'none', 'cin'):.0f} % on average where chance has "
         f"{_over_training(runs, 'none', 'cin_null'):.0f} %, {d}. Under `erase` the projected gradient has none of it, "
         f"by arithmetic; the step that Adam takes has {step:.0f} %, {'more' if step > chance else 'less'} than random "
-        "directions would: Adam's scaling turns the gradient back towards V"
+        "directions would"
     )
     curve = mean_curve(runs, "erase", "cout_update")
     first, rest = curve[:len(curve) // 5], curve[len(curve) // 5:]
-    if sum(first) / len(first) > 2 * sum(rest) / len(rest): sentence += ", most in the first steps"
+    if step > 0.5: sentence += ": Adam's scaling turns the gradient back towards V"
+    if step > 0.5 and sum(first) / len(first) > 2 * sum(rest) / len(rest): sentence += ", most in the first steps"
     return Finding(
         "Is the gradient's hack-ward share above chance?", verdict, sentence + ".", figures=(share_figure(runs),),
     )
