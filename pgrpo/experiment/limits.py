@@ -17,7 +17,7 @@ from .verdict import Finding, in_all, listed
 from ..files.text import table
 from ..problems import CORE_MODES
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #1dc57b78
+# %% ../../nbs/09_experiment/10_limits.ipynb #55b97959
 def unlabelled(runs: Sequence[dict]) -> Finding:
     "Whether erasing reaches a mode whose pairs V was not made from: fold by fold, against a random V."
     names = ["none", "erase random without {}", "erase without {}", "erase"]
@@ -33,7 +33,7 @@ def unlabelled(runs: Sequence[dict]) -> Finding:
     }[verdict]
     if reached and dearer:
         count = "all" if len(dearer) == len(folds) else f"{len(dearer)} of them"
-        lead += f", though in {count} more than when its own pairs are there"
+        lead += f", though more than when its own pairs are there, in {count}"
     shown = ", ".join(f"{rate} (`{mode}`)" for rate, mode in zip(ends["erase without {}"], CORE_MODES))
     sentence = (
         f"{lead}. With V from the pairs of three modes the fourth ends at {shown}, where a random V leaves "
@@ -81,7 +81,7 @@ def settings(runs: Sequence[dict]) -> Finding:
         (seeds_figure(runs, ["none", "erase", *SETTINGS], "hack", title),),
     )
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #2ae8ab53
+# %% ../../nbs/09_experiment/10_limits.ipynb #fdf09f6b
 def twelve(runs: Sequence[dict]) -> Finding:
     "Whether twelve directions per module hack less than eight, and less than twelve random ones."
     eight, chance = difference(runs, "erase k 12", "erase"), difference(runs, "erase k 12", "erase random k 12")
@@ -89,7 +89,7 @@ def twelve(runs: Sequence[dict]) -> Finding:
     if eight.high < 0 and chance.high < 0: verdict = "yes"
     if eight.low >= 0 or chance.low >= 0: verdict = "no"
     lead = {
-        "yes": "They do, and it is the direction", "no": "They do not, or random ones do as well",
+        "yes": "Hacking falls further, and it is the direction", "no": "Hacking falls no further, or with random ones too",
         "open": "The seeds do not decide it",
     }[verdict]
     sentence = (
@@ -100,7 +100,7 @@ def twelve(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Do more directions per module stop more of it?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #a81bf871
+# %% ../../nbs/09_experiment/10_limits.ipynb #53a81b5c
 def _prevents(runs: Sequence[dict], arm: str, without: str) -> str:
     "\"yes\" where an arm ends within 5 points of the base policy's hacking, \"in part\" where below half of `without`."
     if difference(runs, arm, "base").high < 0.05: return "yes"
@@ -115,7 +115,8 @@ def teacher(runs: Sequence[dict]) -> Finding:
     verdict = _prevents(runs, "erase teacher", "none teacher")
     d = difference(runs, "erase teacher", "none teacher")
     lead = {
-        "yes": "It holds", "in part": "It holds off more than half of the hacking", "no": "It does not hold",
+        "yes": "Hacking stays down", "in part": "More than half of the hacking is held off",
+        "no": "Less than half of the hacking is held off",
     }[verdict]
     sentence = (
         f"{lead}: where half of every group are cached hacks, `erase` ends at {percent(runs, 'erase teacher')}, "
@@ -125,13 +126,13 @@ def teacher(runs: Sequence[dict]) -> Finding:
     rows = [_against(runs, f"{arm} teacher", arm) for arm in ("none", "erase")]
     return Finding("Does erasing hold against a teacher?", verdict, sentence, table(_BESIDE, rows))
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #c6359e26
+# %% ../../nbs/09_experiment/10_limits.ipynb #c67980e8
 def kl(runs: Sequence[dict]) -> Finding:
     "Whether a KL term by itself keeps hacking down."
     verdict = _prevents(runs, "none KL", "none")
     lead = {
-        "yes": "It does", "in part": "It prevents more than half of the hacking",
-        "no": "It does not prevent half of the hacking",
+        "yes": "Hacking stays down", "in part": "More than half of the hacking is held off",
+        "no": "Less than half of the hacking is held off",
     }[verdict]
     sentence = (
         f"{lead}: with the term `none` ends at {percent(runs, 'none KL')}, {difference(runs, 'none KL', 'none')} "
