@@ -32,11 +32,11 @@ figures/      files/         projection    encode
 ROOMS = {  # folder of notebooks: what it holds
     "00_start": "tutorials, a guide for GPUs, and the glossary",
     "01_adapter": "one vector per Linear; every rollout's gradient out of one backward; the base model, exactly, at zero",
-    "02_problems": "problems, the sentence that discloses the loophole, labelled pairs, and what an exploit looks like",
+    "02_problems": "problems, the sentence that discloses the loophole, labelled pairs, what an exploit looks like",
     "03_sandbox": "warm workers behind several walls, which run hostile code",
     "04_grader": "reward and labels; why its oracle cannot be forged",
     "05_policy": "a small world with a known ceiling, and the 0.9 M parameter policy that lives in it",
-    "06_vhack": "the hack direction and its controls; what projecting a gradient does and does not do; scores",
+    "06_vhack": "the hack direction and its controls; what projecting a gradient does and what not; scores",
     "07_grpo": "one update: generate, grade, advantage, backward, project, step; other means; the same in TRL",
     "08_train": "settings, the loop and its files, exact resumption, several GPUs, plans, exports",
     "09_experiment": "arms side by side, paired by seed; every verdict a function of the runs",

@@ -1,4 +1,4 @@
-"""Run notebooks top to bottom, keep their outputs in a form that does not change from run to run, and export the package.
+"""Run notebooks top to bottom, keep outputs that do not change from run to run, and export the package.
 
     python tools/run_notebooks.py [NAME ...]     names or parts of names; all notebooks without one
 """

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['QUESTIONS', 'stored', 'finding', 'show_finding']
 
-# %% ../../nbs/09_experiment/12_findings.ipynb #e12dc5d6
+# %% ../../nbs/09_experiment/12_findings.ipynb #ec9dd090
 __doc__ = """Every question that the results pages and the README answer, and the answer that stored runs give.
 
 No sentence about a run is written anywhere else. That a verdict turns round with its runs is tested for each.
@@ -13,19 +13,20 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from . import limits, load_results, means, method, sight
+from . import alternatives, limits, load_results, method, sight
 from .verdict import Finding
 from ..figures.plots import save_figure, show
 from ..problems import data_dir
 
-# %% ../../nbs/09_experiment/12_findings.ipynb #6ab14725
+# %% ../../nbs/09_experiment/12_findings.ipynb #8d3c11d7
 QUESTIONS: dict[str, tuple[Callable[..., Finding], tuple[str, ...]]] = {  # name → who answers, the runs it reads
     **{f.__name__: (f, ("main",)) for f in (
         method.emerges, method.direction, method.controls, method.cost, method.matched, method.routing, method.share,
     )},
     **{f.__name__: (f, ("variants",)) for f in (
-        limits.unlabelled, means.labels, means.simpler, means.discount, means.discount_folds, means.keeping,
-        limits.settings, limits.twelve, limits.teacher, limits.kl, limits.lasts,
+        limits.unlabelled, alternatives.labels, alternatives.simpler, alternatives.discount,
+        alternatives.discount_folds, alternatives.keeping, limits.settings, limits.twelve, limits.teacher, limits.kl,
+        limits.lasts,
     )},
     **{f.__name__: (f, ("diagnostics",)) for f in (sight.tells, sight.by_mode)},
     "turns": (sight.turns, ("diagnostics", "variants")),

@@ -81,7 +81,7 @@ def settings(runs: Sequence[dict]) -> Finding:
         (seeds_figure(runs, ["none", "erase", *SETTINGS], "hack", title),),
     )
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #fdf09f6b
+# %% ../../nbs/09_experiment/10_limits.ipynb #d6cac5d4
 def twelve(runs: Sequence[dict]) -> Finding:
     "Whether twelve directions per module hack less than eight, and less than twelve random ones."
     eight, chance = difference(runs, "erase k 12", "erase"), difference(runs, "erase k 12", "erase random k 12")
@@ -89,7 +89,8 @@ def twelve(runs: Sequence[dict]) -> Finding:
     if eight.high < 0 and chance.high < 0: verdict = "yes"
     if eight.low >= 0 or chance.low >= 0: verdict = "no"
     lead = {
-        "yes": "Hacking falls further, and it is the direction", "no": "Hacking falls no further, or with random ones too",
+        "yes": "Hacking falls further, and it is the direction",
+        "no": "Hacking falls no further, or with random ones too",
         "open": "The seeds do not decide it",
     }[verdict]
     sentence = (
