@@ -31,7 +31,7 @@ figures/      files/         projection    encode
 
 ROOMS = {  # folder of notebooks: what it holds
     "00_start": "tutorials, a guide for GPUs, and the glossary",
-    "01_adapter": "one vector per Linear; every rollout's gradient out of one backward; the base model, exactly, at zero",
+    "01_adapter": "one vector per Linear; every rollout's gradient out of one backward; at zero the base model exactly",
     "02_problems": "problems, the sentence that discloses the loophole, labelled pairs, what an exploit looks like",
     "03_sandbox": "warm workers behind several walls, which run hostile code",
     "04_grader": "reward and labels; why its oracle cannot be forged",

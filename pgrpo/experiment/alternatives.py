@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SEES', 'ROUTES', 'labels', 'simpler', 'discount', 'discount_folds', 'keeping']
 
-# %% ../../nbs/09_experiment/09_alternatives.ipynb #2ba2570c
+# %% ../../nbs/09_experiment/09_alternatives.ipynb #271ffcea
 __doc__ = """Findings about alternatives to erasing: live labels, a discount on the reward, kinds of routing.
 
 Each takes the runs of `data/results/variants.jsonl`, or others with the same arms.
@@ -11,7 +11,7 @@ Each takes the runs of `data/results/variants.jsonl`, or others with the same ar
 
 from collections.abc import Sequence
 
-from .charts import sees_figure, seeds_figure
+from .charts import seeds_figure, sees_figure
 from .statistics import difference, mean, percent, values
 from .verdict import Finding, in_all, listed
 from ..files.text import table
