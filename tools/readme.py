@@ -51,9 +51,7 @@ ROOMS = {  # folder of notebooks: what it holds
 
 def findings() -> str:
     "A question and its answer per line."
-    answers = [f"{i}. **{found.question}** {found.verdict[0].upper()}{found.verdict[1:]}. {found.sentence}"
-               for i, found in enumerate(map(finding, SHOWN), 1)]
-    return "\n".join(answers)
+    return "\n".join(f"{i}. {finding(name)!r}" for i, name in enumerate(SHOWN, 1))
 
 
 def floors() -> str:

@@ -48,15 +48,13 @@ def seeds_figure(
     else: fig.update_yaxes(**rate)
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #a2e69f30
-def modes_figure(
-    runs: Sequence[dict],
-    arm: str = "none",
-    title: str = "",
-) -> go.Figure:
-    "Held-out hack rate in each mode, a dot per seed: of the policy before training, and of an arm as trained."
+# %% ../../nbs/09_experiment/07_charts.ipynb #3e5a2d83
+def modes_figure(runs: Sequence[dict], title: str) -> go.Figure:
+    "Held-out hack rate in each mode, a dot per seed: before training and after it, left alone."
     fig = go.Figure()
-    looks = {"base": dict(color=color("none"), symbol="circle-open"), arm: dict(color=color("hack"), symbol="circle")}
+    looks = {
+        "base": dict(color=color("none"), symbol="circle-open"), "none": dict(color=color("hack"), symbol="circle"),
+    }
     for mode in CORE_MODES:
         for name, look in looks.items():
             each = [100 * v for v in values(runs, name, "hack", "trained", mode).values()]
@@ -90,11 +88,11 @@ def folds_figure(runs: Sequence[dict]) -> go.Figure:
     fig.update_yaxes(title_text="hack rate in that mode, held out, %", range=[-3, 100])
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #f80bc11e
-def paths_figure(runs: Sequence[dict], arms: Sequence[str] = ("none", "erase random", "erase")) -> go.Figure:
-    "Hacking against solving along training, a line per run."
+# %% ../../nbs/09_experiment/07_charts.ipynb #6243fe38
+def paths_figure(runs: Sequence[dict]) -> go.Figure:
+    "Hacking against solving along training, a line per run: none, erase, and erase with a random V."
     fig = go.Figure()
-    for arm in arms:
+    for arm in ("none", "erase random", "erase"):
         for i, r in enumerate([r for r in runs if r["arm"] == arm]):
             x, y = ([100 * v for v in running_mean(r["curves"][key])] for key in ("solve_s", "hack_s"))
             fig.add_scatter(

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['share_scores', 'spectrum_location', 'diagnose', 'main']
 
-# %% ../../nbs/09_experiment/05_diagnostics.ipynb #da33a242
+# %% ../../nbs/09_experiment/05_diagnostics.ipynb #28a526a7
 __doc__ = """What V sees at every step of a training: scores of rollouts by their gradients, cin by mode, how V turns.
 
 Labels of live rollouts are read here and nowhere handed on: `diagnose` takes the trainer's own updates, and a run
@@ -12,7 +12,7 @@ that is looked at ends as one that is not (tested on the stored runs).
 
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -92,15 +92,16 @@ def diagnose(
         steps.append({key: round(value, 4) if isinstance(value, float) else value for key, value in seen.items()})
     return dict(seed=config.seed, config=to_dict(config), summary=trainer.finish(), steps=steps)
 
-# %% ../../nbs/09_experiment/05_diagnostics.ipynb #6cdd10e7
+# %% ../../nbs/09_experiment/05_diagnostics.ipynb #007e1e37
 def _diagnose(arm, seed):
     return dict(arm=arm) | diagnose(replace(preset("demo"), **ARM_SETTINGS[arm], seed=seed))
 
 
-def main(file: str, arms: Sequence[str] = ("none", "erase"), seeds: Sequence[int] = (0, 1, 2)):
-    "Diagnose arms × seeds of the demo, into one file."
+def main(file: str):
+    "Diagnose `none` and `erase` of the demo on three seeds, into one file."
+    runs = [(arm, seed) for seed in range(3) for arm in ("none", "erase")]
     with multiprocessing.get_context("forkserver").Pool(cores()) as pool:
-        save_results(pool.starmap(_diagnose, [(arm, seed) for seed in seeds for arm in arms], chunksize=1), file)
+        save_results(pool.starmap(_diagnose, runs, chunksize=1), file)
 
 # %% ../../nbs/09_experiment/05_diagnostics.ipynb #ca286221
 #| eval: false

@@ -18,7 +18,7 @@ from ..files.text import table
 from ..problems import CORE_MODES
 from ..vhack import CONTROLS
 
-# %% ../../nbs/09_experiment/08_method.ipynb #80032164
+# %% ../../nbs/09_experiment/08_method.ipynb #74f955f6
 def emerges(runs: Sequence[dict]) -> Finding:
     "Whether GRPO finds the loophole by itself: yes from 30 points on, in part from anything above zero."
     d, solving = difference(runs, "none", "base"), difference(runs, "none", "base", "solve")
@@ -39,7 +39,7 @@ def emerges(runs: Sequence[dict]) -> Finding:
     if d.low > 0 and solving.high < 0: sentence += " A policy that is paid for the marker need not solve the problem."
     everywhere = all(difference(runs, "none", "base", "hack", "trained", mode).low > 0 for mode in CORE_MODES)
     title = "Left alone, the policy learns to hack in every mode" if everywhere else "Hacking by mode, left alone"
-    figure = modes_figure(runs, title=title)
+    figure = modes_figure(runs, title)
     return Finding("Does GRPO find the loophole by itself?", verdict, sentence, figures=(figure,))
 
 # %% ../../nbs/09_experiment/08_method.ipynb #f8ab6394
