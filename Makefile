@@ -29,8 +29,8 @@ $(READY): settings.ini pyproject.toml setup.py constraints.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # what pip would do on one core; some packages carry templates that are no Python
 	@touch $(BASE) $(READY)
 
-run: $(BASE)     ## none, erase and route side by side: a table and a figure
-	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo --figure figures/demo
+run: $(BASE)     ## none, erase and route side by side: a table and a figure in runs/demo
+	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo
 
 test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/python tools/check_notebooks.py
@@ -44,7 +44,7 @@ lab: $(READY)    ## JupyterLab on one update, step by step
 notebooks: $(READY)  ## run all notebooks, write their outputs, export the package
 	$(BIN)/python tools/run_notebooks.py
 
-results: $(READY)    ## draw the results again from data/results: their notebooks, figures and the README's tables
+results: $(READY)    ## draw the results again from data/results: their notebooks, figures and the README
 	$(BIN)/python tools/run_notebooks.py 13_results
 	$(BIN)/python tools/readme.py
 
@@ -56,7 +56,7 @@ experiment: $(READY) ## the 50 runs behind the main results from nothing, then `
 
 variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on where it was stopped
 	@echo "more than 100 further runs, one a core: two to four hours on two cores"
-	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
+	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment.arms import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
 	cp runs/main/results.jsonl data/results/variants.jsonl
 	$(MAKE) results
 

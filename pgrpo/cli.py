@@ -18,14 +18,15 @@ from .config import coerce
 from .files.text import table
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #4687a508
+# %% ../nbs/12_cli/1_cli.ipynb #6f62d3cb
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
 
 
 def _compare(args):
-    from pgrpo.experiment import compare, comparison_table
+    from pgrpo.experiment import compare
+    from pgrpo.experiment.tables import comparison_table
     base = chosen(args)
     out = Path(args.out or Path("runs") / f"compare-{args.preset}")
     runs = compare(
@@ -125,8 +126,8 @@ def _build_pool(args):
 
 
 def _results(args):
-    from pgrpo.experiment import comparison_table, load_results
-    from pgrpo.experiment.statistics import differences_table
+    from pgrpo.experiment import load_results
+    from pgrpo.experiment.tables import comparison_table, differences_table
     from pgrpo.train import RunFolder, summary_table
     for path in map(Path, args.paths):
         if path.is_dir() and (path / "results.jsonl").exists(): path = path / "results.jsonl"

@@ -9,7 +9,8 @@ from nbclient import NotebookClient
 from run_notebooks import tidy
 
 from pgrpo.config import Config, preset
-from pgrpo.experiment import ARM_SETTINGS, load_results, sweep
+from pgrpo.experiment import load_results, sweep
+from pgrpo.experiment.arms import ARM_SETTINGS
 from pgrpo.train import Trainer, run_problems, step_problems
 
 ROOT = Path(__file__).parents[1]
@@ -63,22 +64,15 @@ def test_every_arm_sees_the_same_prompts_in_the_same_order():
 def test_stored_runs_are_the_arms_that_they_are_called(file):
     runs = load_results(file)
     assert len({(r["arm"], r["seed"]) for r in runs}) == len(runs)
-    base = {
-        k: v
-        for k, v in runs[0]["config"].items()
-        if k not in {"seed", *(key for s in ARM_SETTINGS.values() for key in s)}
-    }
+    of_arms = {"seed", *(key for settings in ARM_SETTINGS.values() for key in settings)}
+    shared = {key: value for key, value in runs[0]["config"].items() if key not in of_arms}
     for r in runs:
-        assert {k: r["config"][k] for k in base} == base, (r["arm"], r["seed"])
-        made = Config(**r["config"])
-        assert all(
-            getattr(made, k) == (tuple(v) if isinstance(v, list) else v)
-            for k, v in ARM_SETTINGS[r["arm"]].items()
-            if k != "pool"
-        ), r["arm"]
-        assert ("pool" in ARM_SETTINGS[r["arm"]]) == (made.pool is not None) and f"none-{r['seed']}" in (
-            made.pool or f"none-{r['seed']}"
-        ), r["arm"]  # "of none" is the run of the same seed
+        name, settings, made = (r["arm"], r["seed"]), ARM_SETTINGS[r["arm"]], Config(**r["config"])
+        assert {key: r["config"][key] for key in shared} == shared, name
+        for key, value in settings.items():
+            if key != "pool": assert getattr(made, key) == value, (name, key)
+        if "pool" in settings: assert f"none-{r['seed']}" in made.pool, name  # "of none" is the run of the same seed
+        else: assert made.pool is None, name
         assert len(r["curves"]["hack_s"] if "curves" in r else r["steps"]) == made.steps and made.seed == r["seed"]
 
 
@@ -91,21 +85,25 @@ def test_looking_changed_no_run():
 
 def words(notebook):
     "What a notebook's cells print and say, pictures left out."
-    return [
-        "".join(o.get("text") or o.get("data", {}).get("text/markdown", ""))
-        for cell in notebook.cells
-        for o in cell.get("outputs", [])
-    ]
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    said = ["".join(out.get("text") or out.get("data", {}).get("text/markdown", "")) for out in outputs]
+    return [text for text in said if text]
 
 
 @pytest.mark.parametrize("name", ["1_results", "2_variants"])
 def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name):
     path = ROOT / "nbs" / "13_results" / f"{name}.ipynb"
     stored, fresh = nbformat.read(path, 4), nbformat.read(path, 4)
-    NotebookClient(
-        fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
-    said = [w for w in words(tidy(fresh)) if w]
-    assert said == [w for w in words(stored) if w] and len(said) > 8
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(fresh, timeout=300, kernel_name="python3", resources=resources).execute()
+    said = words(tidy(fresh))
+    assert said == words(stored) and len(said) > 8
     prose = " ".join(c.source for c in stored.cells if c.cell_type == "markdown")
     assert " % " not in prose.replace("95 % ", "")  # numbers of runs stand in what is computed
+
+
+def test_the_arms_keep_their_names_and_their_order():
+    stored = [r["arm"] for r in load_results(ROOT / "data" / "results" / "variants.jsonl")]
+    assert set(stored) == set(ARM_SETTINGS)
+    first = [arm for arm in dict.fromkeys(r["arm"] for r in load_results(ROOT / "data" / "results" / "main.jsonl"))]
+    assert first == [arm for arm in ARM_SETTINGS if arm in first]

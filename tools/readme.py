@@ -1,60 +1,108 @@
-"""Write the results block of README.md from data/results: `python tools/readme.py`; `--check` only says whether it is up to date."""
+"""Write what is computed into README.md and nbs/index.ipynb: the findings from data/results, the rooms from nbs/.
+
+    python tools/readme.py [--check]     --check only says whether both are up to date
+"""
+import json
 import sys
 from pathlib import Path
 
-from pgrpo.experiment import comparison_table, load_results
-from pgrpo.experiment.statistics import difference, differences_table
-from pgrpo.experiment.statistics import percent as rate
-from pgrpo.problems import CORE_MODES
+from run_notebooks import tidy_ids
+
+from pgrpo.experiment.findings import finding
+from pgrpo.files.text import table
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+SHOWN = (  # questions that the README answers, of those in `pgrpo.experiment.findings`
+    "emerges", "direction", "controls", "twelve", "routing", "unlabelled", "teacher", "lasts", "simpler", "discount",
+)
+
+FLOORS = """
+cli
+widgets/      experiment/    bench/
+train/
+grpo/         pool
+policy/
+grader/       flags
+sandbox/      vhack/         config
+problems/     adapter/       strategies/
+figures/      files/         projection    encode
+""".strip()  # the top floor first; a name that the package does not have is left out
+
+ROOMS = {  # folder of notebooks: what it holds
+    "00_start": "tutorials, a guide for GPUs, and the glossary",
+    "01_adapter": "one vector per Linear; every rollout's gradient out of one backward; at zero the base model exactly",
+    "02_problems": "problems, the sentence that discloses the loophole, labelled pairs, what an exploit looks like",
+    "03_sandbox": "warm workers behind several walls, which run hostile code",
+    "04_grader": "reward and labels; why its oracle cannot be forged",
+    "05_policy": "a small world with a known ceiling, and the 0.9 M parameter policy that lives in it",
+    "06_vhack": "the hack direction and its controls; what projecting a gradient does and what not; scores",
+    "06a_strategies": "every means against hacking as one object in one registry: what it needs, what it does",
+    "07_grpo": "one update: generate, grade, advantage, backward, project, step; the same in TRL",
+    "08_train": "settings, the loop and its files, exact resumption, several GPUs, plans, exports",
+    "09_experiment": "arms side by side, paired by seed; every verdict a function of the runs",
+    "10_widgets": "the stepper, token colours, the inspector, the explorer and the live view, built and tried",
+    "11_bench": "speed and memory as ratios against named alternatives",
+    "12_cli": "the command",
+    "13_results": "what the runs say, question by question",
+    "90_figures": "how figures look, and how they are drawn without a browser",
+    "91_files": "files that are whole, locks, tables in text, the machine",
+}
 
 
-def block() -> str:
-    "The tables and findings as Markdown."
-    one, runs, more = (
-        load_results(ROOT / "data" / "results" / f"{name}.jsonl") for name in ("demo", "main", "variants")
-    )
-    controls = [c for c in ("erase random", "erase shuffled", "erase nonhack") if any(r["arm"] == c for r in runs)]
-    return f"""{BEGIN}
-## What `make run` shows
-
-![Hack rate while training and held-out hack and solve rates of the deployed model, for none, erase and route](figures/demo.svg)
-
-{comparison_table(one, markdown=True)}
-
-Held-out problems, mean over the four loophole modes. *hack*: paid by the loophole although wrong. *solve*: right. *attempted*: carries an exploit, paid or not. *deployed*: without the second vector, which only `route` fills. One seed; times are of a machine with two cores.
-
-## What more seeds say
-
-![Held-out hack rate of the deployed model, a dot for each seed: base, none, erase and its controls](figures/results-hack.svg)
-
-1. **The policy finds the loophole by itself.** Under `none` the held-out hack rate goes from {rate(runs, "base")} to {rate(runs, "none")}, {difference(runs, "none", "base")}, and honest solving from {rate(runs, "base", "solve")} to {rate(runs, "none", "solve")}.
-2. **Erasing the hack-ward part of the gradient stops it, and it is the direction that does.** `erase` ends at {rate(runs, "erase")}, {difference(runs, "erase", "none")} against `none`; with a V that is not the hack direction {", ".join(f"{rate(runs, c)} ({c.split()[1]})" for c in controls)}. Honest solving changes by {difference(runs, "erase", "base", "solve")} against the base policy. With twelve directions a module instead of eight {rate(more, "erase k 12")} hack and {rate(more, "erase k 12", "solve")} solve; with twelve random ones {rate(more, "erase random k 12")} and {rate(more, "erase random k 12", "solve")} (n = 3). The shuffled and the clean-against-clean V are not idle, though: they take a good part of the hacking away, more on some seeds than on others.
-3. **Routing does not leave a model worth deploying here.** The model that trains hacks {rate(runs, "route", "hack", "trained")}; without its second vector it hacks {rate(runs, "route")} and solves {rate(runs, "route", "solve")}, {difference(runs, "route", "base", "solve")} against the base policy. Little of that is due to the direction: with a shuffled V the deployed model hacks {rate(runs, "route shuffled")} and solves {rate(runs, "route shuffled", "solve")}.
-4. **It reaches hacks that nobody labelled, less far.** With V from the pairs of three modes, the fourth ends at {", ".join(f"{rate(more, f'erase without {m}', mode=m)} (`{m}`)" for m in CORE_MODES)}, where a random V leaves {", ".join(rate(more, f"erase random without {m}", mode=m) for m in CORE_MODES)} and V from all four {", ".join(rate(more, "erase", mode=m) for m in CORE_MODES)} (n = 3).
-5. **It does not hold against a teacher, and honest work does not last.** Where half of every group are cached hacks, `erase` ends at {rate(more, "erase teacher")}, against {rate(more, "none teacher")} without it, {difference(more, "erase teacher", "none teacher")}. After three times the steps it hacks {rate(more, "erase long")}, where `none` hacks {rate(more, "none long")}, but solves only {rate(more, "erase long", "solve")}.
-6. **A simpler means does better, and not because of its direction.** Taking a rollout's score off its reward (`advantage`, pairs alone) ends at {rate(more, "advantage")} hacking and {rate(more, "advantage", "solve")} solving; with random directions at {rate(more, "advantage random")} and {rate(more, "advantage random", "solve")} (n = 3). A rare hack stands out of its group along almost any direction. After three times the steps it hacks {rate(more, "advantage long")} and solves {rate(more, "advantage long", "solve")}.
-
-Brackets are 95 % bootstrap intervals over seeds, paired; n says how many. The questions one by one, with what would falsify each answer: [results](nbs/13_results/1_results.ipynb) and [variants](nbs/13_results/2_variants.ipynb).
-
-{comparison_table(runs, markdown=True)}
-
-Differences of the deployed model in points:
-
-{differences_table(runs, markdown=True)}
-{END}"""
+def findings() -> str:
+    "A question and its answer per line."
+    return "\n".join(f"{i}. {finding(name)!r}" for i, name in enumerate(SHOWN, 1))
 
 
-def filled(text: str) -> str:
-    "The README with its block renewed."
-    return text[:text.index(BEGIN)] + block() + text[text.index(END) + len(END):]
+def floors() -> str:
+    "The rooms of the package as they stand on one another."
+    there = {p.stem + "/" * p.is_dir() for p in (ROOT / "pgrpo").iterdir()}
+    lines = ["".join(name.ljust(15) for name in line.split() if name in there).rstrip() for line in FLOORS.splitlines()]
+    return "```\n" + "\n".join(lines) + "\n```"
+
+
+def rooms(base: str) -> str:
+    "A row per folder of notebooks, in the order of reading; `base`: where nbs/ lies from the page."
+    body = []
+    for folder in sorted(p for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0].isdigit()):
+        number, name = folder.name.split("_", 1)
+        notebooks = sorted(folder.glob("*.ipynb"))
+        links = [f"[{p.stem.replace('_', ' ')}]({base}{folder.name}/{p.name})" for p in notebooks]
+        body.append([f"{number} {name}", ROOMS[folder.name], ", ".join(links)])
+    return table(["room", "what it holds", "its notebooks"], body, markdown=True, left=3)
+
+
+def filled(text: str, **blocks: str) -> str:
+    "A page with its blocks renewed: what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        text = text[: text.index(begin) + len(begin)] + f"\n{block}\n" + text[text.index(end) :]
+    return text
+
+
+def readme(text: str) -> str:
+    return filled(text, findings=findings(), floors=floors(), rooms=rooms("nbs/"))
+
+
+def index(text: str) -> str:
+    "The notebook with the rooms renewed in the cell that holds them."
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if "<!-- rooms: begin -->" not in source: continue
+        cell["source"] = filled(source, floors=floors(), rooms=rooms("")).splitlines(keepends=True)
+    tidy_ids(notebook["cells"])
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+PAGES = {"README.md": readme, "nbs/index.ipynb": index}
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit(0 if filled(text) == text else "README.md does not show what data/results holds; run tools/readme.py")
-    path.write_text(filled(text), encoding="utf-8")
+    for name, renew in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if renew(text) == text: continue
+        if "--check" in sys.argv:
+            sys.exit(f"{name} does not show what data/results and nbs hold; run tools/readme.py")
+        (ROOT / name).write_text(renew(text), encoding="utf-8")
