@@ -33,6 +33,7 @@ run: $(BASE)     ## none, erase and route side by side: a table and a figure in 
 	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo
 
 test: $(READY)   ## every cell of every notebook, then the tests
+	$(BIN)/ruff check nbs pgrpo tests tools
 	$(BIN)/python tools/check_notebooks.py
 	PGRPO_STEPS=6 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'

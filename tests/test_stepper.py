@@ -109,8 +109,9 @@ def test_a_look_is_no_step(trace, settings, arm, at):
 
 
 def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, settings):
+    from pgrpo.train.effect import restored
+
     from pgrpo.grpo import make_optimizer
-    from pgrpo.train.trace import restored
     with restored(trace.adapter):
         optimizer = make_optimizer(trace.adapter, 1e-3)
         for p in trace.adapter.parameters(): p.grad = torch.ones_like(p)
@@ -145,7 +146,7 @@ def test_an_interruption_restores(trace, settings, phase):
 
 def test_shown_likelihoods_are_those_of_the_plain_model(trace, settings):
     "Log-probabilities before and after, from a folded copy with no adapter in it."
-    from pgrpo.train.trace import restored
+    from pgrpo.train.effect import restored
     effect, rollouts = trace("step", settings), trace("generate", settings)
 
     def plain(model, ids, mask):

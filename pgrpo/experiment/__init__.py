@@ -4,7 +4,7 @@
 __all__ = ['POOL_SUFFIX', 'Cell', 'sweep', 'pool_of_run', 'run_cells', 'results', 'save_results', 'load_results',
            'comparison_figure', 'compare']
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #b7582239
+# %% ../../nbs/09_experiment/04_experiment.ipynb #0ad8346a
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 Each run is a process of its own and writes an ordinary run folder; nothing of a run is computed here. What is
@@ -26,14 +26,14 @@ from tqdm.auto import tqdm
 
 from ..config import Config, to_dict
 from .arms import ARM_SETTINGS, MAIN_ARMS, OF_NONE
-from .statistics import running_mean, values
+from .statistics import values
 from .tables import comparison_table
-from ..figures.plots import color, dash, save_figure, tint
+from ..figures.plots import color, dash, running_mean, save_figure, tint
 from ..files.jsonl import read_rows, write_rows
 from ..files.machine import cores
 from ..files.whole import write_whole
 from ..pool import Pool, sampled_pool
-from ..train import RunFolder, Trainer, run_problems
+from ..train import RunFolder, Trainer, progress_figures, run_problems
 
 # %% ../../nbs/09_experiment/04_experiment.ipynb #9a89dbb6
 POOL_SUFFIX = ".pool.jsonl.gz"  # of the pool that lies beside the run it was sampled from
@@ -100,10 +100,7 @@ def _failed(cell: Cell) -> RuntimeError:
     last = lines[-1] if lines else "it was killed before it wrote anything"
     return RuntimeError(f"{cell.arm}, seed {cell.seed} failed: {last} (all of it in {_log(cell)})")
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #e5351b82
-_SHOWN = dict(reward="reward", hack="hack_s", solve="solve_s", cin="cin")  # beside a bar: name → field of the row
-
-
+# %% ../../nbs/09_experiment/04_experiment.ipynb #bc02582a
 def _bar(cell: Cell, position: int, progress: bool) -> tqdm:
     name = f"{cell.arm}, seed {cell.seed}"
     return tqdm(total=cell.config.steps, desc=name, position=position, disable=not progress)
@@ -114,7 +111,7 @@ def _advance(cell: Cell, bar: tqdm):
     done = file.read_bytes().count(b"\n") if file.exists() else 0
     if done <= bar.n: return
     row = RunFolder(cell.folder).rows()[-1]
-    bar.set_postfix({name: f"{row[key]:.2f}" for name, key in _SHOWN.items() if key in row}, refresh=False)
+    bar.set_postfix(progress_figures(row), refresh=False)
     bar.update(done - bar.n)
 
 # %% ../../nbs/09_experiment/04_experiment.ipynb #087bf25c

@@ -4,7 +4,7 @@
 __all__ = ['SCORE_LINES', 'seeds_figure', 'modes_figure', 'folds_figure', 'paths_figure', 'sees_figure', 'mean_curve',
            'share_figure', 'lasting_figure', 'measured', 'auroc_figure', 'overlap_figure']
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #1f0c396a
+# %% ../../nbs/09_experiment/07_charts.ipynb #23db6936
 __doc__ = """Figures of stored runs. They take runs and return plotly figures; they show, save and conclude nothing."""
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .statistics import running_mean, values
-from ..figures.plots import color, dash
+from .statistics import values
+from ..figures.plots import color, dash, running_mean
 from ..problems import CORE_MODES
 
 # %% ../../nbs/09_experiment/07_charts.ipynb #c695edfa

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['emerges', 'direction', 'controls', 'cost', 'matched', 'routing', 'share']
 
-# %% ../../nbs/09_experiment/08_method.ipynb #01229d57
+# %% ../../nbs/09_experiment/08_method.ipynb #f27474f6
 __doc__ = """Findings about the method: whether hacking emerges, whether erasing stops it and at what cost, and routing.
 
 Each takes the runs of `none`, `erase`, `route`, their controls and `ceiling`, and concludes from intervals over seeds.
@@ -12,8 +12,9 @@ Each takes the runs of `none`, `erase`, `route`, their controls and `ceiling`, a
 from collections.abc import Sequence
 
 from .charts import mean_curve, modes_figure, paths_figure, seeds_figure, share_figure
-from .statistics import Difference, difference, mean, paired, percent, running_mean, values
+from .statistics import Difference, difference, mean, paired, percent, values
 from .verdict import Finding, hypothesis, listed
+from ..figures.plots import running_mean
 from ..files.text import table
 from ..problems import CORE_MODES
 from ..vhack import CONTROLS

@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'OF_ARMS', 'named', 'refusal', 'unprepared']
 
-# %% ../../nbs/06a_strategies/6_strategies.ipynb #d2881721
+# %% ../../nbs/06a_strategies/6_strategies.ipynb #d90649bc
 __doc__ = """Every means against hacking, by name. A new one is a module of this room and a line in `STRATEGIES`."""
 
+from ..figures.palette import register
 from .advantage import Discount
 from .arms import Erase, Plain, Route
 from .monitors import Penalty, Screen
@@ -21,6 +22,7 @@ STRATEGIES: dict[str, type[Strategy]] = {s.name: s for s in (
     Discount,
     Trusted,
 )}
+for _strategy in STRATEGIES.values(): register(_strategy.name, _strategy.color, _strategy.dash)
 
 # %% ../../nbs/06a_strategies/6_strategies.ipynb #93ccec1a
 def named(name: str) -> type[Strategy]:

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 from .strategy import Strategy, group_mean
 
-# %% ../../nbs/06a_strategies/4_advantage.ipynb #b693bd2d
+# %% ../../nbs/06a_strategies/4_advantage.ipynb #2b3e2060
 @dataclass(frozen=True)
 class Discount(Strategy):
     "The standardised score, where it is above the group's mean, comes off the reward."
     name: ClassVar = "advantage"
     about: ClassVar = "discount a rollout's reward by its own hack score"
     needs: ClassVar = "pairs"
-    color: ClassVar = "#d55e00"
+    color: ClassVar = "#c9304f"
     dash: ClassVar = "dash"
     settings: ClassVar = (*Strategy.settings, "control")
     controls: ClassVar = ("random", "shuffled", "nonhack")

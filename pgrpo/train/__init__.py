@@ -4,7 +4,7 @@
 __all__ = ['lr_at', 'Trainer', 'train', 'summary_table', 'RunFolder', 'State', 'make_row', 'progress_figures', 'read_checkpoint',
            'run_pairs', 'run_policy', 'run_problems', 'save_checkpoint', 'seed_for', 'set_vectors', 'step_problems']
 
-# %% ../../nbs/08_train/07_train.ipynb #35e309db
+# %% ../../nbs/08_train/07_train.ipynb #f24585f8
 __doc__ = """A run: the loop over updates, with its checkpoints, evaluations and files.
 
 The room's front: it hands on what a run consists of, `train.data`, `train.folder` and `train.checkpoint`.
@@ -37,15 +37,7 @@ from ..problems import data_dir
 from ..strategies import STRATEGIES
 from ..strategies.strategy import Strategy
 from .checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint, set_vectors
-from pgrpo.train.data import (
-    make_row,
-    progress_figures,
-    run_pairs,
-    run_policy,
-    run_problems,
-    seed_for,
-    step_problems,
-)
+from .data import make_row, progress_figures, run_pairs, run_policy, run_problems, seed_for, step_problems
 from .folder import RunFolder, lines
 from ..vhack import VHack, basis_overlap, extract
 from ..vhack.evidence import Evidence
