@@ -133,3 +133,21 @@ def test_readme_shows_the_stored_results():
         [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+LONGER = {"pgrpo.problems.generator"}  # tables of the world's parts
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_one_idea_that_says_what_it_is(module):
+    text = FILES[module].read_text()
+    assert len(text.splitlines()) <= 300 or module in LONGER
+    tree = ast.parse(text)
+    said = [n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__doc__"]
+    assert said, f"{module} does not say what it is; set __doc__ in its first exported cell"
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+        if isinstance(node, ast.FunctionDef): assert node.end_lineno - node.lineno < 60, f"{node.name} is too long"
+        said = ast.get_docstring(node)
+        if said and not node.name.startswith("_"):
+            assert said.rstrip()[-1] in ".:?!", f"{node.name}: a docstring is a sentence: {said!r}"

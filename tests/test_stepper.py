@@ -109,9 +109,8 @@ def test_a_look_is_no_step(trace, settings, arm, at):
 
 
 def test_the_next_step_of_a_training_optimizer_is_shown_and_not_taken(trace, settings):
-    from pgrpo.train.effect import restored
-
     from pgrpo.grpo import make_optimizer
+    from pgrpo.train.effect import restored
     with restored(trace.adapter):
         optimizer = make_optimizer(trace.adapter, 1e-3)
         for p in trace.adapter.parameters(): p.grad = torch.ones_like(p)

@@ -1,4 +1,7 @@
-"""Check that the exported modules are what the notebooks say, and that nothing of one machine or one run is kept: no path, no time."""
+"""Check that the exported modules are what the notebooks say, and that nothing of one machine or run is kept.
+
+That is: no path, no time.
+"""
 import filecmp
 import json
 import re
@@ -44,21 +47,16 @@ def private_outputs() -> list[str]:
     for path in notebooks():
         cells = json.loads(path.read_text())["cells"]
         if any(cell["metadata"] or cell.get("execution_count") for cell in cells):
-            found.append(
-                f"{path.name}: it was saved with the numbers or times of a run; git checkout it, or write it with tools/run_notebooks.py {path.stem}"
-            )
+            found.append(f"{path.name}: it was saved with the numbers or times of a run; git checkout it, or write it "
+                         f"with tools/run_notebooks.py {path.stem}")
         for cell in cells:
+            source = "".join(cell["source"]).strip()
+            where = repr(source.splitlines()[0][:60]) if source else "an empty cell"
             for out in cell.get("outputs", []):
-                data = out.get("data", {})
-                text = json.dumps(
-                    [out.get("text", ""), out.get("ename", ""), *(v for k, v in data.items() if k.startswith("text/"))]
-                )
-                for hit in PRIVATE.findall(text):
-                    found.append(
-                        f"{path.name}: {hit}... in the output of {''.join(cell['source']).strip().splitlines()[0][:60]!r}"
-                    )
-                if out.get("output_type") == "error":
-                    found.append(f"{path.name}: an error in the output of {''.join(cell['source'])[:60]!r}")
+                texts = [v for k, v in out.get("data", {}).items() if k.startswith("text/")]
+                text = json.dumps([out.get("text", ""), out.get("ename", ""), *texts])
+                found += [f"{path.name}: {hit}... in the output of {where}" for hit in PRIVATE.findall(text)]
+                if out.get("output_type") == "error": found.append(f"{path.name}: an error in the output of {where}")
     return found
 
 

@@ -45,7 +45,7 @@ def check_trainer(args, optimizer, adapter: Adapter):
                              "route set aside back into the model; set weight_decay=0, or pass "
                              "optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #66a6d5d5
+# %% ../../nbs/07_grpo/9_callback.ipynb #c867874a
 class ProjectionCallback(TrainerCallback):
     """Measure, erase or route in a Trainer's every step.
 
@@ -88,8 +88,8 @@ class ProjectionCallback(TrainerCallback):
             self.adapter.load(file)
         elif not any(p.any() for p in self.adapter.parameters()):
             raise ValueError(f"{file} is not of the checkpoint that this run goes on from, or not there, and the "
-                             "vectors are zero, which is the base model; call adapter.load with the file of that checkpoint "
-                             "before train")
+                             "vectors are zero, which is the base model; call adapter.load with the file of that "
+                             "checkpoint before train")
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args, state, control, **kwargs):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from .strategy import Strategy
 
-# %% ../../nbs/06a_strategies/2_arms.ipynb #b95d683e
+# %% ../../nbs/06a_strategies/2_arms.ipynb #6785695d
 WHOLE = ("gate", "overshoot", "preserve_magnitude", "at")  # settings of a projection: rollouts are not projected
 
 
@@ -53,6 +53,7 @@ class Plain(Measured):
     "GRPO left alone; V measures it, and a detector may score it."
     name: ClassVar = "none"
     about: ClassVar = "measure the hack-ward part and leave it"
+    done: ClassVar = "Nothing is changed: this arm only measures."
     settings: ClassVar = (*Strategy.settings, "control", "by")
     why_not: ClassVar = {"at": "at=update projects a step, and the arm none projects nothing; choose erase or route"}
 
@@ -62,6 +63,8 @@ class Erase(Measured):
     "The hack-ward part is dropped."
     name: ClassVar = "erase"
     about: ClassVar = "remove the hack-ward part"
+    done: ClassVar = "The hack-ward part is removed."
+    removed_is: ClassVar = "removed"
     needs: ClassVar = "pairs"
     color: ClassVar = "#2b7bd4"
     settings: ClassVar = (*Strategy.settings, "control", "by", "at")
@@ -73,12 +76,14 @@ class Erase(Measured):
 
     def divide(self, whole, kept, removed): return kept, None
 
-# %% ../../nbs/06a_strategies/2_arms.ipynb #b53e07f3
+# %% ../../nbs/06a_strategies/2_arms.ipynb #3caac72c
 @dataclass(frozen=True)
 class Route(Measured):
     "The hack-ward part trains δS_hack."
     name: ClassVar = "route"
     about: ClassVar = "give the hack-ward part to δS_hack, which is deleted at deployment"
+    done: ClassVar = "The hack-ward part is moved to δS_hack, which is deleted at deployment."
+    removed_is: ClassVar = "routed to δS_hack"
     needs: ClassVar = "pairs"
     color: ClassVar = "#009e73"
     settings: ClassVar = ("gate", "overshoot", "control", "by", "at", "rollouts_of")

@@ -27,7 +27,7 @@ def group_mean(
     count = zeros.index_add(0, group, values.new_ones(len(values)))
     return (zeros.index_add(0, group, values) / count)[group]
 
-# %% ../../nbs/06a_strategies/1_strategy.ipynb #525aaa73
+# %% ../../nbs/06a_strategies/1_strategy.ipynb #30b6c70c
 @dataclass(frozen=True)
 class Strategy:
     """A means against hacking; this one does nothing.
@@ -36,6 +36,8 @@ class Strategy:
     """
     name: ClassVar[str] = ""           # of the arm, in settings, tables, folders and figures
     about: ClassVar[str] = ""          # one line of help
+    done: ClassVar[str] = ""           # a sentence on what became of the hack-ward part, for whoever looks at a step
+    removed_is: ClassVar[str] = "hack-ward part, left in"  # what that part is called in a figure
     needs: ClassVar[str] = "nothing"   # or "pairs" (labelled pairs), "labels" (of live rollouts)
     color: ClassVar[str] = "#797979"   # in every figure
     dash: ClassVar[str] = "solid"      # a plotly dash

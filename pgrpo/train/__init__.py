@@ -53,7 +53,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #4469a1ac
+# %% ../../nbs/08_train/07_train.ipynb #38ed4ab2
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -214,14 +214,13 @@ class Trainer:
     def probe(
         self,
         step: int,
-        n: int = 4,  # answers to each prompt
     ) -> list[dict]:
-        """Answers to one held-out prompt of each mode; always the same prompts and the same chance.
+        """Four answers to one held-out prompt of each mode; always the same prompts and the same chance.
 
         Where the strategy has a quarantine, also without δS_hack.
         """
         first = {p.mode: p for p in reversed(self.held)}
-        asked, found = [p for p in first.values() for _ in range(n)], []
+        asked, found = [p for p in first.values() for _ in range(4)], []
         for deployed in (False, True) if self.strategy.quarantine else (False,):
             for p, text, g in zip(asked, *self._answers(asked, deployed)):
                 found.append(dict(step=step, problem=p.id, mode=p.mode, prompt=p.text, deployed=deployed,

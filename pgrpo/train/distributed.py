@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ..grpo.team import Alone, Team
 
-# %% ../../nbs/08_train/15_distributed.ipynb #4d10034a
+# %% ../../nbs/08_train/15_distributed.ipynb #16b77d5b
 def _lost(e: Exception) -> bool:
     "Whether a process failed because another one is gone."
     signs = ("Connection closed by peer", "Connection reset by peer")
@@ -37,8 +37,8 @@ def join(
         yield Alone()
         return
     if "LOCAL_RANK" not in os.environ:
-        raise ValueError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set, so {world} processes would each do the whole "
-                         "run; start them with torchrun, or unset WORLD_SIZE")
+        raise ValueError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set, so {world} processes would each do the "
+                         "whole run; start them with torchrun, or unset WORLD_SIZE")
     local, cuda = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available() and (device or "cuda").startswith("cuda")
     if cuda:
         if local >= torch.cuda.device_count():

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['Compared', 'Backward', 'completion_likelihoods', 'Likelihoods', 'Effect', 'norms', 'ticking', 'restored']
 
-# %% ../../nbs/08_train/10_effect.ipynb #4c7448f4
-__doc__ = """What a phase of an update tells when it is looked at, and contexts in which a step can be looked at and undone."""
+# %% ../../nbs/08_train/10_effect.ipynb #d963bee2
+__doc__ = """What a phase of an update tells when it is looked at, and contexts in which a step is undone again."""
 
 import contextlib
 import copy
@@ -83,7 +83,7 @@ def norms(vectors: Mapping) -> dict:  # module name → float
     "The length of each module's vector."
     return {name: float(v.norm()) for name, v in vectors.items()}
 
-# %% ../../nbs/08_train/10_effect.ipynb #c08aa3f3
+# %% ../../nbs/08_train/10_effect.ipynb #3eeb6a7a
 @contextlib.contextmanager
 def ticking(
     model,              # a `torch.nn.Module`
@@ -92,7 +92,7 @@ def ticking(
     forwards: int,      # how many there will be, about
     within: tuple = (0.0, 1.0),  # the part of the bar that they fill
 ):
-    "Context in which every forward of the model ticks: a token is sampled by one forward, so sampling can be watched and stopped."
+    "Context in which every forward of the model ticks: one for each token, so sampling can be watched and stopped."
     done, (low, high) = count(), within
     handle = model.register_forward_pre_hook(
         lambda *_: tick(low + (high - low) * min(next(done) / max(forwards, 1), 1.0), text)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/11_trace.ipynb #c2878dfe
+# %% ../../nbs/08_train/11_trace.ipynb #02659b33
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from .effect import Backward, Compared, Effect, Likelihoods, completion_likelihoods, restored, ticking
 
 from ..adapter import Adapter, wrap
 from ..config import PRESETS, Config
@@ -43,6 +42,7 @@ from ..problems.generator import draw, make_pair
 from ..projection import project_all, total_cin
 from ..strategies.strategy import group_mean
 from .data import run_pairs
+from .effect import Backward, Compared, Effect, Likelihoods, completion_likelihoods, restored, ticking
 from ..vhack import extract
 from ..vhack.gradients import encode_pairs
 
@@ -92,7 +92,7 @@ def drawn_problems(
         replace(draws[p.id], mode=p.mode), random.Random(p.id)
     )
 
-# %% ../../nbs/08_train/11_trace.ipynb #3a6dbe14
+# %% ../../nbs/08_train/11_trace.ipynb #a69b1d41
 class Trace:
     "One update of one policy, phase by phase, under any settings."
     def __init__(
@@ -140,7 +140,10 @@ class Trace:
         return self.key(phase, settings) in self._made[phase]
 
     def __call__(self, phase: str, settings: Settings, tick: Callable = lambda share, text="": None):
-        "What the phase made: Rollouts, grades, Compared, Backward, Intervened, Effect; the last two are None where no group has variance."
+        """What the phase made: Rollouts, grades, Compared, Backward, Intervened, Effect.
+
+        The last two are None where no group has variance.
+        """
         if phase not in PHASES: raise ValueError(f"there is no phase {phase!r}; the phases are {', '.join(PHASES)}")
         c, key, made = settings.config(self.base), self.key(phase, settings), self._made[phase]
         if key not in made:
@@ -160,7 +163,7 @@ class Trace:
         return made[key]
 
     def eventful(self, settings: Settings = Settings(), tries: int = 12) -> Settings:
-        "The first seed from that of `settings` on with a hack that is paid better than its siblings; unchanged if there is none."
+        "The first seed, from that of `settings` on, with a hack that is paid better than its siblings; else unchanged."
         for s in (replace(settings, seed=settings.seed + i) for i in range(tries)):
             if any(g.exploited and a > 0 for g, a in zip(self("grade", s), self("advantage", s).advantages)): return s
         return settings

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['Evidence']
 
-# %% ../../nbs/06_vhack/6_evidence.ipynb #b6643056
-__doc__ = """What a strategy may learn from labelled pairs: their gradients at the base model, and what follows from them."""
+# %% ../../nbs/06_vhack/6_evidence.ipynb #b2957994
+__doc__ = """What a strategy may learn from labelled pairs: their gradients at the base model, and what follows."""
 
 from collections.abc import Sequence
 

@@ -95,7 +95,7 @@ class Detector:
         "Which rollouts are taken for hacks."
         return scores >= self.threshold
 
-# %% ../../nbs/06_vhack/5_scores.ipynb #25d64c0f
+# %% ../../nbs/06_vhack/5_scores.ipynb #a70a8930
 def detector_of(
     grads: PairGradients,        # at the base model, of summed losses
     modes: Sequence[str],        # of each pair
@@ -119,12 +119,10 @@ def fit_detector(
     model, tokenizer, adapter: Adapter,
     pairs: Sequence[Pair],       # labelled
     control: str | None = None,  # as in `mode_directions`
-    seed: int = 0,               # of the control
-    batch_size: int = 16,        # sequences per backward
 ) -> Detector:
     "`detector_of` the base model's gradients of the pairs."
-    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum", batch_size)
-    return detector_of(grads, [p.mode for p in pairs], control, seed)
+    with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, "sum")
+    return detector_of(grads, [p.mode for p in pairs], control)
 
 # %% ../../nbs/06_vhack/5_scores.ipynb #cc41dbde
 def auroc(

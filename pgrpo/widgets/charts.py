@@ -5,7 +5,7 @@ __all__ = ['rows_by_group', 'prompt_names', 'rollout_names', 'short', 'outcome_f
            'on_gradient', 'cin_figure', 'removed_figure', 'moved_figure', 'cout_figure', 'pairs_figure',
            'rollouts_figure']
 
-# %% ../../nbs/10_widgets/03_charts.ipynb #8a4c4815
+# %% ../../nbs/10_widgets/03_charts.ipynb #7dc31277
 __doc__ = """The figures of one update: what the grader found, advantages, cin and cout by module, what the step did.
 
 Everything drawn here was computed elsewhere: each function takes what `pgrpo.train.trace` returned for a phase. What a
@@ -15,12 +15,13 @@ rollout was called, `Grade.kind`, becomes a colour for the reader and goes nowhe
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from ..train.effect import Backward, Compared, Effect, norms
 
 from ..figures.plots import INK, color, new_figure
 from ..grader import KINDS, Grade
 from ..grpo import Rollouts
 from ..projection import null_cin
+from ..strategies import STRATEGIES
+from ..train.effect import Backward, Compared, Effect, norms
 
 # %% ../../nbs/10_widgets/03_charts.ipynb #7df71129
 def rows_by_group(rollouts: Rollouts) -> list[list[int]]:
@@ -137,10 +138,10 @@ def _by_module(names, traces, title, y):
     margin = dict(b=46 + 6 * max(map(len, words)), l=66)
     return fig.update_layout(title_text=title, height=300, margin=margin, showlegend=True)
 
-# %% ../../nbs/10_widgets/03_charts.ipynb #e9e4b403
+# %% ../../nbs/10_widgets/03_charts.ipynb #4319c1d1
 def on_gradient(arm: str, at: str) -> bool:
     "Whether the optimizer is handed a gradient that the arm has changed."
-    return arm != "none" and at == "grad"
+    return STRATEGIES[arm].reads_V and at == "grad"
 
 
 def cin_figure(V: Mapping, intervened, arm: str, at: str = "grad") -> go.Figure:
@@ -154,8 +155,7 @@ def cin_figure(V: Mapping, intervened, arm: str, at: str = "grad") -> go.Figure:
 
 def removed_figure(intervened, arm: str, at: str = "grad") -> go.Figure:
     "Length of the gradient and of its hack-ward part, in every module."
-    names, word = list(intervened.grad), "hack-ward part, left in"
-    if on_gradient(arm, at): word = {"erase": "removed", "route": "routed to δS_hack"}[arm]
+    names, word = list(intervened.grad), STRATEGIES[arm if on_gradient(arm, at) else "none"].removed_is
     whole = norms({n: p.grad + p.removed for n, p in intervened.projected.modules.items()})
     part = norms(intervened.projected.removed)
     traces = [

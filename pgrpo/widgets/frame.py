@@ -4,7 +4,7 @@
 __all__ = ['STATIC', 'STOPPED', 'escape', 'element', 'style', 'badge', 'code', 'card', 'cards', 'box', 'painted', 'tinted',
            'Twin', 'palette', 'sheet', 'alive', 'close_all', 'sentence', 'answer_at_once', 'Stopped', 'Work']
 
-# %% ../../nbs/10_widgets/01_frame.ipynb #a6cdff7b
+# %% ../../nbs/10_widgets/01_frame.ipynb #5dac0a12
 __doc__ = """What all widgets share: the look, HTML out of texts, a picture beside the live view, long work.
 
 It draws no figure and computes no number. What a model wrote cannot become part of the page as HTML: every text and
@@ -26,6 +26,7 @@ from PIL import Image
 import pgrpo
 from ..figures.plots import color, static, tint
 from ..grader import KINDS
+from ..strategies import STRATEGIES
 
 try:
     import ipywidgets as ipw
@@ -50,14 +51,14 @@ def element(
     given = "".join(f' {name.rstrip("_")}="{escape(value)}"' for name, value in attributes.items())
     return f"<{tag}{given}>{inside}</{tag}>"
 
-# %% ../../nbs/10_widgets/01_frame.ipynb #f2d3f845
+# %% ../../nbs/10_widgets/01_frame.ipynb #965f63b6
 STATIC = Path(pgrpo.__file__).parent / "widgets" / "static"  # style sheets and scripts, which the page reads
 
 
 def style() -> str:
     "The style sheet of all widgets, as an HTML element to put first."
     rules = [(STATIC / "frame.css").read_text(encoding="utf-8")]
-    for name in (*KINDS, "none", "erase", "route", "attempted"):
+    for name in (*KINDS, *STRATEGIES, "attempted"):
         rules.append(f".pgrpo .pg-is-{name} {{ --pg-mark: {color(name)}; --pg-tint: {tint(color(name), 0.16)}; }}\n")
     rules.append(f".pgrpo {{ --pg-bad: {color('hack')}; --pg-bad-tint: {tint(color('hack'), 0.12)}; }}\n")
     return element("style", "".join(rules))

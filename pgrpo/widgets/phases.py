@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['says', 'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #66716c47
+# %% ../../nbs/10_widgets/04_phases.ipynb #3361046f
 __doc__ = """What is said and shown of each phase of an update: `says`, `figures`, `rollout_cards`; `story` for a page.
 
 It computes nothing: `made` maps each phase to what `pgrpo.train.trace` returned for it. What a model wrote is escaped
@@ -14,12 +14,13 @@ import math
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
-from ..train.effect import Backward
 
 from ..figures.plots import color
 from ..grader import KINDS, Grade, extract_code, fenced
 from ..grpo import Rollouts
 from ..problems import LEVERS, Problem
+from ..strategies import STRATEGIES
+from ..train.effect import Backward
 from ..train.trace import PHASES, Settings
 from pgrpo.widgets.charts import (
     advantage_figure,
@@ -65,14 +66,10 @@ def _compared(made, settings):
         f"nothing. {up} rollouts will be made likelier, {down} less likely."
     )
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #b4c1b598
+# %% ../../nbs/10_widgets/04_phases.ipynb #862c4a5a
 _NO_GRADIENT = (
     "No group has rewards that differ, so there is no gradient and no step. Take another seed, or larger groups."
 )
-_DID = {
-    "none": "Nothing is changed: this arm only measures.", "erase": "The hack-ward part is removed.",
-    "route": "The hack-ward part is moved to δS_hack, which is deleted at deployment.",
-}
 
 
 def _went_back(made, settings):
@@ -87,9 +84,9 @@ def _went_back(made, settings):
 
 def _projected(made, settings):
     found = made["project"].projected
-    after, did = "", _DID[settings.arm]
+    after, did = "", STRATEGIES[settings.arm].done
     if on_gradient(settings.arm, settings.at): after = f", {found.cout:.3f} after"
-    elif settings.arm != "none": did = "The gradient is left as it is: this setting projects the step."
+    elif STRATEGIES[settings.arm].reads_V: did = "The gradient is left as it is: this setting projects the step."
     return f"cin over all modules is {found.cin:.3f} before{after}; a random V would have {found.null:.3f}. {did}"
 
 

@@ -49,7 +49,7 @@ def pair_shares(model, tokenizer, adapter, vhack: VHack, pairs: Sequence) -> dic
     differences = pair_gradients(model, tokenizer, adapter, pairs).differences
     return {name: hack_share(differences[name], V).cpu() for name, V in vhack.V.items()}
 
-# %% ../../nbs/10_widgets/07_records.ipynb #b0c71b89
+# %% ../../nbs/10_widgets/07_records.ipynb #dc0cd618
 def record_update(
     done, adapter, vhack: VHack,     # an `Update` and what it was made with
     pairs: Mapping[str, torch.Tensor] | None = None, pair_modes: Sequence[str] = (),  # of `pair_shares`
@@ -57,7 +57,8 @@ def record_update(
     "An update that was just made, as an arm of one step, step 0."
     seen = measure(done, adapter)
     return Record(
-        done.intervention.arm.name, (seen.step,), lambda _: seen, _host(vhack.V), _host(vhack.S), _spectra(adapter), pairs or {},
+        done.intervention.arm.name, (seen.step,), lambda _: seen, _host(vhack.V), _host(vhack.S), _spectra(adapter),
+        pairs or {},
         tuple(pair_modes),
     )
 

@@ -4,7 +4,7 @@
 __all__ = ['MEANS', 'NOTHING', 'TokenScores', 'token_scores', 'reach', 'shade', 'token_html', 'scale_html', 'token_card',
            'token_picture', 'TokenView']
 
-# %% ../../nbs/10_widgets/06_tokens.ipynb #efada2e9
+# %% ../../nbs/10_widgets/06_tokens.ipynb #d66c7fce
 __doc__ = """The text of each rollout under the colour of its gradient: as HTML, as a picture, as a widget.
 
 It computes no score: `adapter.record_tokens` keeps them during a backward, and `pgrpo.train.trace` hands them on. A
@@ -20,12 +20,12 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from ..train.effect import Backward, Compared
 from PIL import Image
 
 from ..figures.plots import INK, color
 from ..grader import Grade
 from ..grpo import Rollouts
+from ..train.effect import Backward, Compared
 from .charts import prompt_names, rollout_names
 from .frame import Twin, box, card, cards, close_all, element, escape, ipw, painted, palette, style, tinted
 
