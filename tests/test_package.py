@@ -69,7 +69,8 @@ policy
 grader       flags
 sandbox      vhack         config
 problems     adapter       strategies
-figures      files         projection    encode
+figures
+files        projection    encode
 """  # rooms, the top floor first; each imports what stands below it
 FLOORS = {room: floor for floor, line in enumerate(reversed(HOUSE.split("\n"))) for room in line.split()}
 

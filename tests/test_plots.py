@@ -51,7 +51,7 @@ import pgrpo.experiment
 import pgrpo.widgets
 from pgrpo.bench import load_bench, scaling_figure
 from pgrpo.experiment import comparison_figure, load_results
-from pgrpo.experiment.statistics import seeds_figure
+from pgrpo.experiment.charts import seeds_figure
 from pgrpo.figures.plots import curves, styled
 from pgrpo.widgets.figure import Plot, Plots
 

@@ -54,7 +54,7 @@ COSTS = {  # setting → (another value, the phases that depend on it)
     "arm": ("route", PHASES[4:]), "gate": ("no_gate", PHASES[4:]), "overshoot": (1.4, PHASES[4:]),
     "at": ("update", PHASES[4:]),
 }
-FUNCTIONS = dict(zip(PHASES, ("generate", "grade_rollouts", "advantages", "backward", "intervene", "take_step")))
+FUNCTIONS = dict(zip(PHASES, ("generate", "grade_rollouts", "advantages", "backward", "by_direction", "take_step")))
 
 
 @pytest.fixture

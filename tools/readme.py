@@ -26,7 +26,8 @@ policy/
 grader/       flags
 sandbox/      vhack/         config
 problems/     adapter/       strategies/
-figures/      files/         projection    encode
+figures/
+files/        projection     encode
 """.strip()  # the top floor first; a name that the package does not have is left out
 
 ROOMS = {  # folder of notebooks: what it holds

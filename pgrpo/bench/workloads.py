@@ -146,7 +146,7 @@ def forward_backward(
         )
         return in_turn(runs, repeat)
 
-# %% ../../nbs/11_bench/1_workloads.ipynb #4da8cc37
+# %% ../../nbs/11_bench/1_workloads.ipynb #5c2fd7d5
 class Varied(Alone):
     "Grades with a reward that no two rollouts share."
     def grade(self, rollouts, teacher=(), **rewards):
@@ -163,9 +163,8 @@ def our_update(
     adapter = wrap(model)
     optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
     V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
-    how, micro_batch = Intervention("erase", V), preset("demo").micro_batch
-    settings = GRPOSettings(group_size=group, max_new_tokens=max_new_tokens, micro_batch=micro_batch)
-    team = Varied() if varied else Alone()
+    how, team = Intervention("erase", V), Varied() if varied else Alone()
+    settings = GRPOSettings(group, max_new_tokens, micro_batch=preset("demo").micro_batch)
     return lambda: update(model, tokenizer, adapter, optimizer, problems, how, settings, team=team)
 
 # %% ../../nbs/11_bench/1_workloads.ipynb #8ac4f73e

@@ -39,7 +39,7 @@ class Backward:
     rollout_cin: torch.Tensor   # (b,): cin of each rollout's own gradient
     null: float                 # what random bases of the same shapes would have, for the sum
 
-# %% ../../nbs/08_train/10_effect.ipynb #9aa06ccd
+# %% ../../nbs/08_train/10_effect.ipynb #964bf402
 @torch.no_grad()
 def completion_likelihoods(
     model,
@@ -63,7 +63,7 @@ class Likelihoods:
 
     @property
     def swing(self) -> torch.Tensor:  # (P,)
-        "hack − clean: of a change, by how much the odds of hack against clean moved"
+        "hack − clean: of a change, by how much the odds of hack against clean moved."
         return self.hack - self.clean
 
 
