@@ -4,7 +4,7 @@
 __all__ = ['POOL_SUFFIX', 'Cell', 'sweep', 'pool_of_run', 'run_cells', 'results', 'save_results', 'load_results',
            'comparison_figure', 'compare']
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #0ad8346a
+# %% ../../nbs/09_experiment/04_experiment.ipynb #c6a9fc79
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 Each run is a process of its own and writes an ordinary run folder; nothing of a run is computed here. What is
@@ -21,14 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from ..config import Config, to_dict
 from .arms import ARM_SETTINGS, MAIN_ARMS, OF_NONE
 from .statistics import values
 from .tables import comparison_table
-from ..figures.plots import color, dash, running_mean, save_figure, tint
+from ..figures.plots import color, dash, new_panels, running_mean, save_figure, tint
 from ..files.jsonl import read_rows, write_rows
 from ..files.machine import cores
 from ..files.whole import write_whole
@@ -214,7 +213,7 @@ def load_results(path: str | Path) -> list[dict]:
     "What `save_results` wrote. ValueError naming the line that is damaged."
     return read_rows(path, _complete)
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #49b8586c
+# %% ../../nbs/09_experiment/04_experiment.ipynb #a9c9bc78
 def _training_curve(fig: go.Figure, arm: str, runs: Sequence[dict], smooth: int):
     "Hacking while training, on the left: the mean over seeds, and a band where there are several."
     series = [running_mean(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
@@ -245,7 +244,7 @@ def comparison_figure(
 ) -> go.Figure:
     "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
-    fig = make_subplots(
+    fig = new_panels(
         1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1,
         subplot_titles=("rollouts that hack, while training", "held out, deployed"),
     )

@@ -4,19 +4,18 @@
 __all__ = ['SCORE_LINES', 'seeds_figure', 'modes_figure', 'folds_figure', 'paths_figure', 'sees_figure', 'mean_curve',
            'share_figure', 'lasting_figure', 'measured', 'auroc_figure', 'overlap_figure']
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #23db6936
+# %% ../../nbs/09_experiment/07_charts.ipynb #57ee9ae0
 __doc__ = """Figures of stored runs. They take runs and return plotly figures; they show, save and conclude nothing."""
 
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from .statistics import values
-from ..figures.plots import color, dash, running_mean
+from ..figures.plots import color, dash, new_figure, new_panels, running_mean
 from ..problems import CORE_MODES
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #c695edfa
+# %% ../../nbs/09_experiment/07_charts.ipynb #0e6698a1
 def _dots(fig: go.Figure, arm: str, each: Sequence[float], below: bool):
     "An arm's seeds and their mean; `below`: the arms stand below one another."
     look = color("none" if arm == "base" else arm)
@@ -40,7 +39,7 @@ def seeds_figure(
     title: str = "",
 ) -> go.Figure:
     "One dot per seed of the deployed model, a bar at the mean. Where names are long the arms stand below one another."
-    fig, below = go.Figure(), sum(map(len, arms)) > 60
+    fig, below = new_figure(), sum(map(len, arms)) > 60
     for arm in arms: _dots(fig, arm, [100 * v for v in values(runs, arm, key).values()], below)
     fig.update_layout(title=title, width=760, height=130 + 30 * len(arms) if below else 400)
     rate = dict(title_text=f"{key} rate, held out, deployed, %", rangemode="tozero")
@@ -48,10 +47,10 @@ def seeds_figure(
     else: fig.update_yaxes(**rate)
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #3e5a2d83
+# %% ../../nbs/09_experiment/07_charts.ipynb #93508f98
 def modes_figure(runs: Sequence[dict], title: str) -> go.Figure:
     "Held-out hack rate in each mode, a dot per seed: before training and after it, left alone."
-    fig = go.Figure()
+    fig = new_figure()
     looks = {
         "base": dict(color=color("none"), symbol="circle-open"), "none": dict(color=color("hack"), symbol="circle"),
     }
@@ -75,7 +74,7 @@ def folds_figure(runs: Sequence[dict]) -> go.Figure:
         "erase without {}": ("erase, V from the other three", "diamond", "hack"),
         "erase": ("erase, V from all four", "circle", "erase"),
     }
-    fig = go.Figure()
+    fig = new_figure()
     for arm, (name, symbol, tone) in shown.items():
         for mode in CORE_MODES:
             each = [100 * v for v in values(runs, arm.format(mode), "hack", mode=mode).values()]
@@ -88,10 +87,10 @@ def folds_figure(runs: Sequence[dict]) -> go.Figure:
     fig.update_yaxes(title_text="hack rate in that mode, held out, %", range=[-3, 100])
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #6243fe38
+# %% ../../nbs/09_experiment/07_charts.ipynb #8372936e
 def paths_figure(runs: Sequence[dict]) -> go.Figure:
     "Hacking against solving along training, a line per run: none, erase, and erase with a random V."
-    fig = go.Figure()
+    fig = new_figure()
     for arm in ("none", "erase random", "erase"):
         for i, r in enumerate([r for r in runs if r["arm"] == arm]):
             x, y = ([100 * v for v in running_mean(r["curves"][key])] for key in ("solve_s", "hack_s"))
@@ -110,7 +109,7 @@ def sees_figure(
     sees: Mapping[str, str],  # arm → what it may see: "nothing", "pairs", something with labels
 ) -> go.Figure:
     "Held-out hacking against solving, a dot per seed, its form by what the arm may see."
-    fig = go.Figure()
+    fig = new_figure()
     for arm, what in sees.items():
         symbol = {"pairs": "circle", "nothing": "x"}.get(what, "diamond-open" if "two" in what else "diamond")
         x, y = ([100 * v for v in values(runs, arm, key).values()] for key in ("solve", "hack"))
@@ -123,7 +122,7 @@ def sees_figure(
     fig.update_yaxes(title_text="hack rate, held out, deployed, %", rangemode="tozero")
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #c15db43a
+# %% ../../nbs/09_experiment/07_charts.ipynb #201d1df8
 def mean_curve(runs: Sequence[dict], arm: str, key: str) -> list[float]:
     "A curve in percent over the steps: running means of each seed, averaged over seeds."
     each = [running_mean(r["curves"][key]) for r in runs if r["arm"] == arm]
@@ -137,7 +136,7 @@ def share_figure(runs: Sequence[dict]) -> go.Figure:
         "cin_null": ("random directions", dict(color=color("random"), dash="dot", width=2)),
         "cout_update": ("hack-ward share of the step", dict(color=color("erase"), dash="dash", width=2)),
     }
-    fig = make_subplots(1, 2, subplot_titles=("none", "erase"), horizontal_spacing=0.09)
+    fig = new_panels(1, 2, subplot_titles=("none", "erase"), horizontal_spacing=0.09)
     for col, arm in ((1, "none"), (2, "erase")):
         for key, (name, line) in lines.items():
             y = mean_curve(runs, arm, key)
@@ -152,7 +151,7 @@ def share_figure(runs: Sequence[dict]) -> go.Figure:
 
 def lasting_figure(runs: Sequence[dict], arms: Sequence[str]) -> go.Figure:
     "Hacking over a longer training, a line per run; a dotted line where the others end."
-    fig = go.Figure()
+    fig = new_figure()
     for arm in arms:
         for i, r in enumerate([r for r in runs if r["arm"] == arm]):
             y = [100 * v for v in running_mean(r["curves"]["hack_s"])]
@@ -168,7 +167,7 @@ def lasting_figure(runs: Sequence[dict], arms: Sequence[str]) -> go.Figure:
     fig.update_yaxes(title_text="rollouts that hack, % (mean of 5 steps)", range=[-3, 100])
     return fig
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #c2ecdf12
+# %% ../../nbs/09_experiment/07_charts.ipynb #cab82e28
 SCORE_LINES = {  # field of a measured step → its name, the arm whose colour it has
     "auroc": ("V", "hack"), "auroc_length": ("length of the gradient", "none"), "auroc_random": ("random V", "random"),
 }
@@ -181,7 +180,7 @@ def measured(looked: Sequence[dict], arm: str, key: str) -> list[list[tuple[int,
 
 def auroc_figure(looked: Sequence[dict], arm: str) -> go.Figure:
     "How well V, a random V and the bare length of the gradient tell hacks apart, a line per run."
-    fig = go.Figure()
+    fig = new_figure()
     for key, (name, tone) in SCORE_LINES.items():
         line = dict(color=color(tone), width=1.8, dash="dot" if key == "auroc_random" else "solid")
         for i, run in enumerate(measured(looked, arm, key)):
@@ -201,7 +200,7 @@ def overlap_figure(
     chance: float,  # what unrelated directions have
 ) -> go.Figure:
     "V extracted anew on the way, against the V that the run began with."
-    fig = go.Figure()
+    fig = new_figure()
     for arm in ("none", "erase"):
         for i, run in enumerate(measured(looked, arm, "overlap")):
             fig.add_scatter(
