@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #b368d36f
+# %% ../../nbs/07_grpo/7_engines.ipynb #8ff87258
 __doc__ = """Who samples an update's completions: `pgrpo.policy.sample`, or vLLM with the adapter's folded weights.
 
 An engine is called as `pgrpo.policy.sample` is. The one for vLLM runs in this process and has the weights that count
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from ..adapter import Adapter
 from ..adapter.linear import AdaptedLinear, fold_weight
 from ..encode import prompt_ids
-from ..policy import _until_end, end_ids, policy_dir, sample
+from ..policy import end_ids, policy_dir, sample, until_end
 
 # %% ../../nbs/07_grpo/7_engines.ipynb #b1f4a230
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
@@ -34,7 +34,7 @@ def folded_weights(adapter: Adapter) -> Iterator[tuple[str, torch.Tensor]]:
     "One by one the name of each adapted weight in the model and its (d_out, d_in) W_eff in the weight's dtype."
     for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #8311d3d0
+# %% ../../nbs/07_grpo/7_engines.ipynb #f512fa82
 def _vllm():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
@@ -111,7 +111,7 @@ class VLLM:
                 "vLLM left the end of sequence out of a completion; this version of it does not do what pgrpo needs, "
                 "see nbs/07_grpo/7_engines.ipynb"
             )
-        return starts, [_until_end(list(d.token_ids), ends) for d in done]
+        return starts, [until_end(list(d.token_ids), ends) for d in done]
 
     def _check_lengths(self, starts, max_new_tokens):
         longest = max(range(len(starts)), key=lambda i: len(starts[i]))

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Finished', 'read_run', 'model_card', 'export_run']
 
-# %% ../../nbs/08_train/09_export.ipynb #fa7c1f0e
+# %% ../../nbs/08_train/09_export.ipynb #bd7d8172
 __doc__ = """A run's model as a plain `from_pretrained` folder, with a card that says what it is.
 
 The vectors are folded into the weights of the base model that they were trained on, which is checked by the hashes of
@@ -21,7 +21,7 @@ import torch
 from ..adapter import Adapter, save_vectors, wrap
 from ..config import Config
 from ..files.text import table
-from ..policy import _silent, load_policy
+from ..policy import load_policy, silent
 from . import RunFolder, read_checkpoint, set_vectors
 
 # %% ../../nbs/08_train/09_export.ipynb #e41f9f22
@@ -125,7 +125,7 @@ def model_card(
     ]
     return "\n".join(lines) + "\n"
 
-# %% ../../nbs/08_train/09_export.ipynb #4afeb377
+# %% ../../nbs/08_train/09_export.ipynb #a54caad0
 def export_run(
     run: str | Path,
     out: str | Path,        # new or empty
@@ -146,7 +146,7 @@ def export_run(
         with tempfile.TemporaryDirectory(dir=place.parent) as parent:
             folder = Path(parent) / "model"
             model = done.adapter.fold(deployed=not trained)
-            with _silent(): model.save_pretrained(folder)
+            with silent(): model.save_pretrained(folder)
             done.tokenizer.save_pretrained(folder)
             save_vectors(done.adapter, folder / "adapter.safetensors", done.base)
             (folder / "README.md").write_text(model_card(done, trained), encoding="utf-8")

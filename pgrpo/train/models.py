@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'tiny']
 
-# %% ../../nbs/08_train/12_models.ipynb #cde2202c
+# %% ../../nbs/08_train/12_models.ipynb #45ab6ca9
 __doc__ = """Small models with random weights, of each kind that pgrpo is meant for, as `from_pretrained` folders.
 
 They keep the habits by which kinds differ (ends of turns, padding, windows, recurrent states, a vision tower) and show
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ..policy import _silent, policy_dir
+from ..policy import policy_dir, silent
 
-# %% ../../nbs/08_train/12_models.ipynb #c6155d8e
+# %% ../../nbs/08_train/12_models.ipynb #0beaed36
 _WINDOW = dict(query_pre_attn_scalar=8, sliding_window=16)  # shorter than any prompt
 _DELTA_NET = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8)
 _TOWER = dict(
@@ -58,7 +58,7 @@ def tiny(
         model = AutoModelForCausalLM.from_config(config)
     # as such files ask for
     model.generation_config.update(eos_token_id=ends, do_sample=True, top_k=20, top_p=0.9, temperature=0.6)
-    with _silent():
+    with silent():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
