@@ -10,6 +10,7 @@ from pgrpo.experiment.arms import ARM_SETTINGS
 from pgrpo.figures.palette import color, dash
 from pgrpo.grpo import Intervention
 from pgrpo.strategies import OF_ARMS, STRATEGIES, refusal, unprepared
+from pgrpo.strategies.strategy import Strategy
 from pgrpo.train import Trainer
 
 NEW_ARM = """
@@ -91,6 +92,13 @@ def test_what_a_strategy_declares_holds(name):
 def test_an_arm_that_has_to_be_prepared_is_refused_by_name(name):
     with pytest.raises(ValueError, match="has to be prepared"): Intervention(name)
     assert name not in unprepared()
+
+
+@pytest.mark.parametrize("name", unprepared())
+def test_what_a_stepper_may_have_acts_on_gradients_alone(name):
+    made = STRATEGIES[name]()
+    for place in ("rewards", "flags"): assert getattr(type(made), place) is getattr(Strategy, place)
+    assert not made.sets_aside and made.detector is None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -24,14 +24,14 @@ STRATEGIES: dict[str, type[Strategy]] = {s.name: s for s in (
 )}
 for _strategy in STRATEGIES.values(): register(_strategy.name, _strategy.color, _strategy.dash)
 
-# %% ../../nbs/06a_strategies/6_strategies.ipynb #93ccec1a
+# %% ../../nbs/06a_strategies/6_strategies.ipynb #194fa035
 def named(name: str) -> type[Strategy]:
     "A strategy by its name. ValueError, with the names that there are, for an unknown one."
     if name not in STRATEGIES: raise ValueError(f"unknown arm {name!r}; choose from {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
 
 
-OF_ARMS = tuple(dict.fromkeys(name for s in STRATEGIES.values() for name in s.settings))  # settings of some arms alone
+OF_ARMS = tuple(dict.fromkeys(name for s in STRATEGIES.values() for name in s.settings))  # what strategies list
 
 
 def refusal(strategy: type[Strategy], name: str, value) -> str:

@@ -27,7 +27,7 @@ def group_mean(
     count = zeros.index_add(0, group, values.new_ones(len(values)))
     return (zeros.index_add(0, group, values) / count)[group]
 
-# %% ../../nbs/06a_strategies/1_strategy.ipynb #30b6c70c
+# %% ../../nbs/06a_strategies/1_strategy.ipynb #03f9e04d
 @dataclass(frozen=True)
 class Strategy:
     """A means against hacking; this one does nothing.
@@ -45,7 +45,7 @@ class Strategy:
     why_not: ClassVar[Mapping[str, str]] = {}  # setting → why another value than its default is refused
     controls: ClassVar[tuple[str, ...]] = ()   # those that the experiment sets beside it
     reads_V: ClassVar[bool] = False    # whether `divide` uses the projection
-    anytime: ClassVar[bool] = False    # whether it needs nothing but a gradient and V, and so no preparation
+    anytime: ClassVar[bool] = False    # by direction it acts in `gradient` and `divide` alone, and needs no preparation
     quarantine: ClassVar[bool] = False  # whether it fills δS_hack, which is deleted at deployment
 
     detector = None                    # scores rollouts by their own gradients; None: nobody asks

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Finished', 'read_run', 'model_card', 'export_run']
 
-# %% ../../nbs/08_train/09_export.ipynb #bd7d8172
+# %% ../../nbs/08_train/09_export.ipynb #4c054f29
 __doc__ = """A run's model as a plain `from_pretrained` folder, with a card that says what it is.
 
 The vectors are folded into the weights of the base model that they were trained on, which is checked by the hashes of
@@ -59,14 +59,14 @@ def read_run(run: str | Path) -> Finished:
     set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
-# %% ../../nbs/08_train/09_export.ipynb #55950ae9
+# %% ../../nbs/08_train/09_export.ipynb #49d5caf7
 _TRAINED = (
-    "as it was while training: both vectors are folded in, what `route` had set aside among them. It is for study; "
-    "under `route` this is the model that hacks"
+    "as it was while training: both vectors are folded in, whatever was set aside among them. It is for study; where "
+    "something was set aside this is the model that hacks"
 )
 _DEPLOYED = (
-    "as it is deployed: δS is folded into the weights, the vector that `route` fills with the hack-ward part of every "
-    "update is left out"
+    "as it is deployed: δS is folded into the weights, the vector into which an arm sets the hack-ward part of updates "
+    "aside is left out"
 )
 
 

@@ -4,7 +4,7 @@
 __all__ = ['CHARACTERS', 'TEMPLATE', 'GPUS', 'USE_FLOPS', 'USE_BANDWIDTH', 'LAUNCH', 'RESERVE', 'tokens_of', 'Work', 'work_of',
            'resident_bytes', 'Sampling', 'sampling', 'folding_peak', 'phase_bytes', 'learning_flops', 'Plan', 'plan']
 
-# %% ../../nbs/08_train/14_plan.ipynb #82f8bd9b
+# %% ../../nbs/08_train/14_plan.ipynb #5890fd87
 __doc__ = """What a run will need in memory, arithmetic and time, computed from its config before anything is loaded.
 
 Bytes and operations are counts of `pgrpo.train.count`, put together as a run's phases follow one another. Nothing is
@@ -23,6 +23,7 @@ import torch
 from ..adapter.linear import fold_weight
 from ..config import Config
 from ..files.text import table
+from ..strategies import STRATEGIES
 from . import run_pairs, run_problems
 from .count import Live, Skeletons, architecture, attention_flops, learning, prefill
 
@@ -137,13 +138,13 @@ def phase_bytes(config: Config, work: Work, whole: Skeletons, sampled: Sampling)
         "evaluate": sampling_of(work.evaluated),
     }
 
-# %% ../../nbs/08_train/14_plan.ipynb #a64f3091
+# %% ../../nbs/08_train/14_plan.ipynb #69dfe9e3
 def learning_flops(config: Config, work: Work, whole: Skeletons) -> float:
     "Operations of a step's forwards and backwards."
     counted = whole.grown(learning, work.micro, work.total, work.new, config.checkpointing, config.beta > 0).operations
     forwards = (4.5 if config.checkpointing else 3.5) + (config.beta > 0)
     each = counted / work.micro + forwards * attention_flops(whole.full, 1, work.total)
-    return work.rollouts * each * (2 if config.by == "rollout" else 1)
+    return work.rollouts * each * (2 if STRATEGIES[config.arm].scores_rollouts(config) else 1)
 
 # %% ../../nbs/08_train/14_plan.ipynb #94c9cac8
 GPUS = {  # name → memory in GB, FLOP/s in dense bf16 and in fp32, bytes/s; from the makers' data sheets
