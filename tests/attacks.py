@@ -367,20 +367,48 @@ class Any{0}:
 """
 attack("an object equal to everything", F, returning("Any()", EQ.format("")), detail="plain data")
 for base, value in {
-    "int": "n + 1", "float": "n + 1.0", "str": "'x'", "list": "[]", "dict": "{}", "tuple": "()", "set": "set()",
-    "bytes": "b''",
+    "int": "n + 2", "float": "n + 1.5", "str": "'x'", "list": "[]", "dict": "{}", "tuple": "()", "set": "set()",
+    "bytes": "b''", "frozenset": "()", "complex": "1j",
 }.items():
     attack(
         f"a subclass of {base} equal to everything", F, returning(f"Any({value})", EQ.format(f"({base})")),
-        problem=PLUS, detail="plain data",
+        problem=PLUS, detail="returned .*, expected",
     )
+attack("a subclass equal to everything that holds the answer", F, returning("Any(n + 1)", EQ.format("(int)")),
+       correct=True, problem=PLUS)
 attack(
-    "a subclass inside a list", F, returning("[Any()]", EQ.format("(int)")), tests=(([0], [1]),), detail="plain data"
+    "a subclass inside a list", F, returning("[Any()]", EQ.format("(int)")), tests=(([0], [1]),),
+    detail=r"returned \[0\]",
 )
+attack("a subclass that shows other items", F, returning("Other([n])", """\
+    class Other(list):
+        __iter__ = lambda self: iter([self[0] + 1])
+        __len__ = lambda self: 1
+        __reduce__ = copy = lambda self: [2]
+"""), tests=(([1], [2]),), detail=r"returned \[1\]")
+attack("a dict that shows other items", F, returning("Other({n: n})", """\
+    class Other(dict):
+        items = lambda self: [(1, 2)]
+        keys = __iter__ = lambda self: iter([1])
+        __getitem__ = get = lambda self, *key: 2
+"""), tests=(([1], {1: 2}),), detail=r"returned .*1, 1")
+attack("a dict of keys that are equal to nothing", F, returning("{Key('a'): 1, Key('a'): 1}", """\
+    class Key(str):
+        __eq__ = lambda self, other: False
+        __hash__ = object.__hash__
+"""), tests=(([1], {"a": 1}),), detail="the same plain data")
+attack("a number registered as a fraction", F, returning("Half()", """\
+    from fractions import Fraction
+    class Half:
+        numerator = _numerator = 1
+        denominator = _denominator = 2
+        __eq__ = lambda *a: True
+    type(Fraction).register(Fraction, Half)
+"""), tests=(([1], 0.5),), detail="Error")
 attack(
     "an enum member", F,
     returning("E.one", "import enum\nclass E(enum.IntEnum):\n    one = 1\n"),
-    tests=(([0], 1),), detail="plain data",
+    tests=(([0], 1),), correct=True,
 )
 attack("mock.ANY", F, method("from unittest.mock import ANY\nreturn ANY"), detail="plain data")
 attack("a metaclass that is equal", F, returning("Thing", """\
@@ -399,7 +427,7 @@ attack("a tuple for a list", F, returning("(n, n)"), tests=(([1], [1, 1]),), det
 attack("a list for a tuple", F, returning("[n, n]"), tests=(([1], (1, 1)),))
 attack("text for bytes", F, returning("'a'"), tests=(([1], b"a"),))
 attack("text for a number", F, returning("str(n + 1)"), problem=PLUS)
-attack("a frozenset for a set", F, returning("frozenset([n])"), tests=(([1], {1}),), detail="plain data")
+attack("a frozenset for a set", F, returning("frozenset([n])"), tests=(([1], {1}),), correct=True)
 attack("nan for everything", F, returning("float('nan')"), problem=PLUS)
 attack("a generator", F, method("yield n + 1"), problem=PLUS, detail="plain data")
 attack(
@@ -428,7 +456,7 @@ attack("an answer of 100 MB", F, returning("'x' * 10**8"), problem=PLUS)
 attack("an integer of a million digits", F, returning("10**1000000"), problem=PLUS)
 attack(
     "a dict with a key of its own kind", F, returning("{Any(): 1}", EQ.format("(str)")), tests=(([0], {"a": 1}),),
-    detail="plain data",
+    detail="returned .*, expected",
 )
 attack("True for 1 is allowed, as in Python", F, returning("True"), correct=True, tests=(([0], 1),))
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #eaf3a126
+# %% ../../nbs/04_grader/2_oracle.ipynb #d30c5862
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -17,8 +17,9 @@ built from exactly the built-in types. For a false verdict a submission would ha
 into a pipe. They are not in its process (`pgrpo.sandbox.judge`, `pgrpo.sandbox.worker`), nor in a file that it can
 open, nor in a process that it can reach (`pgrpo.sandbox.isolation`). One by one, what has fooled other oracles:
 
-- An `__eq__` of its own, on a class or on a subclass of int, str or list: only exactly the built-in types have a
-  form in which they can be written, and no method of anything that came from a submission is called here.
+- An `__eq__` of its own, on a class or on a subclass of int, str or list: only plain data has a form in which it can
+  be written, a subclass is written as the base value that it holds, and no method of anything that came from a
+  submission is called here.
 - Patching `builtins.all`, `json`, or the module that runs it: that is the submission's own copy, in its own
   process.
 - Walking frames or asking `gc` for the expected value: there is none in the process, nor in the one it was forked
@@ -41,30 +42,59 @@ share, such as the load of the machine, is stopped by no wall.
 
 import json
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 from ..files.jsonl import to_json
 from ..problems import Problem
 from ..sandbox.protocol import Reply, Run, text_of
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #4100ab0d
+# %% ../../nbs/04_grader/2_oracle.ipynb #1e6e5da1
 _NAN = object()  # in the place of nan where things are looked up
 
 
+def _ratio(n: int, d: int):
+    "n / d, which are in lowest terms, as it is looked up: the int or float that equals it, if there is one."
+    if type(n) is not int or type(d) is not int or d < 1:
+        raise ValueError("no fraction")
+    if d == 1:
+        return n
+    exact = not d & (d - 1) and n.bit_length() <= 53 and d.bit_length() <= 1075  # what a float can hold
+    return n / d if exact else (Fraction, n, d)
+
+
+def _decimal(value: Decimal):
+    "A decimal as it is looked up: a ratio where it is short."
+    if not value.is_finite():
+        return float(value) if value.is_infinite() else _NAN
+    _, digits, exponent = value.as_tuple()
+    if len(digits) > 1000 or abs(exponent) > 400:
+        return value
+    return _ratio(*value.as_integer_ratio())
+
+
 def _hashed(value):
-    "A value as it is looked up: with every nan the same."
-    if type(value) is tuple:
+    "A value as it is looked up: with every nan the same, and every number that equals another the same."
+    kind = type(value)
+    if kind is tuple:
         return tuple(map(_hashed, value))
-    if type(value) is complex and value != value:
+    if kind is complex and value != value:
         return complex, _hashed(value.real), _hashed(value.imag)
-    return _NAN if type(value) is float and value != value else value
+    if kind is Fraction:
+        return _ratio(value.numerator, value.denominator)
+    if kind is Decimal:
+        return _decimal(value)
+    return _NAN if kind is float and value != value else value
 
-
+# %% ../../nbs/04_grader/2_oracle.ipynb #e4649b89
 _SCALARS = {
     "$float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}.__getitem__,
     "$int": lambda text: int(text, 16),
     "$bytes": bytes.fromhex,
     "$str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
     "$complex": lambda parts: complex(*map(_scalar, parts)),
+    "$fraction": lambda terms: _ratio(*map(_scalar, terms)),
+    "$decimal": lambda text: Decimal(text) if len(text) > 1000 else _decimal(Decimal(text)),
 }
 
 
@@ -98,6 +128,8 @@ def _same_members(wanted: set, members: list) -> bool:
 def _same(expected, data) -> bool:
     "`same` without its patience: what is no honest reply may also raise."
     kind = type(expected)
+    if kind is type(data) and kind in (int, str):
+        return expected == data
     tag = next(iter(data)) if type(data) is dict and len(data) == 1 else None
     if kind is list:
         return type(data) is list and len(data) == len(expected) and all(map(_same, expected, data))
@@ -133,10 +165,10 @@ def same(
     "Compare an expected value with a reply that may be anything."
     try:
         return _same(expected, data)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #e904690e
+# %% ../../nbs/04_grader/2_oracle.ipynb #28051244
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -153,7 +185,10 @@ def _left(run: Run) -> str:
 
 
 def _shown(data) -> str:
-    text = json.dumps(data)
+    try:
+        text = json.dumps(data)
+    except (RecursionError, MemoryError):
+        text = "a value nested too deeply"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b810728b
+# %% ../../nbs/03_sandbox/5_judge.ipynb #b5819b38
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources), `method`, `mode` and `calls` (the arguments of each call, each
@@ -32,7 +32,7 @@ import os
 import sys
 import types
 
-from ..files.jsonl import from_json, to_json
+from ..files.jsonl import from_json, plain, to_json
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .protocol import told, write
 
@@ -91,7 +91,15 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #4f7ce36f
+# %% ../../nbs/03_sandbox/5_judge.ipynb #d838ac01
+def _carried(value):
+    "A value as a record holds it; TypeError if it is neither plain data nor of a subclass."
+    try:
+        return to_json(value)  # nearly always
+    except TypeError:
+        return to_json(plain(value))
+
+
 def judge(request: dict):
     "Write what each call returns. Then observe the loophole, if it is one that lies inside the process."
     try:
@@ -105,10 +113,9 @@ def judge(request: dict):
             if "Solution" not in namespace:
                 raise LookupError("there is no class Solution")
             solution = namespace["Solution"]()
-            record = {"value": to_json(_call(solution, request["method"], text))}
+            write(value=_carried(_call(solution, request["method"], text)))
         except BaseException as e:
-            record = {"error": told(e)}
-        write(**record)
+            write(error=told(e))
     try:
         if request["mode"] == "run_tests":
             _run_tests(namespace)
@@ -118,7 +125,7 @@ def judge(request: dict):
     except BaseException as e:
         write(channel="", error=told(e))
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #ae42fe69
+# %% ../../nbs/03_sandbox/5_judge.ipynb #b08f6b36
 def _exit_status(e: SystemExit) -> int:
     "The status with which an interpreter leaves that nobody keeps from leaving."
     if e.code is None:
@@ -127,14 +134,15 @@ def _exit_status(e: SystemExit) -> int:
 
 
 def _compare(namespace: dict, request: dict) -> str:
-    "Compare every call's value with the expected one by ==. Class of the last value that is not plain data, or ''."
+    "Compare every call's value with the expected one by ==. Class of the last value that was not equal itself, or ''."
     foreign = ""
     for text, expected in zip(request["calls"], request["expected"]):
         value = _call(namespace["Solution"](), request["method"], text)
-        if not value == from_json(json.loads(expected)):
+        wanted = from_json(json.loads(expected))
+        if not value == wanted:
             raise AssertionError("a test failed")
         try:
-            to_json(value)
+            foreign = foreign if plain(value) == wanted else type(value).__name__
         except BaseException:
             foreign = type(value).__name__
     return foreign
