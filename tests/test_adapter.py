@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn as nn
 import transformers
+from torch.nn.utils import prune
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pgrpo.adapter import wrap
@@ -570,3 +571,170 @@ def test_cache_moves_by_environment_and_argument(tmp_path, monkeypatch):
         blocked = wrap(make(), cache_dir=tmp_path / "file")
     assert len([w for w in caught if "cannot write" in str(w.message)]) == 1
     for n in adapter: assert torch.equal(adapter[n].U, blocked[n].U)
+
+
+TOP = dict(vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+BODY = TOP | dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    initializer_range=0.1, max_position_embeddings=64,
+)
+GPT = TOP | dict(n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.1)
+FAMILIES = {  # model type → settings, names of what is adapted
+    "phi3": (BODY, {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
+    "glm": (BODY | dict(head_dim=8), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"}),
+    "opt": (BODY | dict(ffn_dim=48, word_embed_proj_dim=32, init_std=0.1),
+            {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
+    "gpt2": (GPT, {"c_attn", "c_proj", "c_fc"}),
+    "gptj": (GPT | dict(rotary_dim=4), {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"}),
+    "mpt": (TOP | dict(d_model=32, n_heads=4, n_layers=2, max_seq_len=64),
+            {"Wqkv", "out_proj", "up_proj", "down_proj"}),
+    "gpt_neox": (BODY, {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+    "phi": (BODY, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
+}
+
+
+def of_family(kind, **more):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **FAMILIES[kind][0] | more)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@in_dtypes
+def test_families_are_adapted_whole(kind, dtype, tmp_path):
+    "Fused names, fc1 and fc2, Conv1D, a batch whose tokens are laid end to end: all of the layers, and exactly."
+    ids, base, model = tokens(), of_family(kind).to(dtype).requires_grad_(False), of_family(kind).to(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter = wrap(model)
+    assert {n.rpartition(".")[2] for n in adapter} == FAMILIES[kind][1]
+    assert adapter.share == 1 and adapter.left_out == {}
+    for adapter.train_path in ("folded", "exact"):
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad): assert torch.equal(model(ids).logits, base(ids).logits)
+    if dtype != torch.float32: return
+    perturb(adapter, 0.1)
+    true = brute_force(adapter, base, ids)
+    for adapter.train_path in ("folded", "exact"):
+        nll(model, ids).sum().backward()
+        assert furthest(adapter.rollout_grads, true) < 1e-4 and set(adapter.rollout_grads) == set(adapter)
+    adapter.save(tmp_path / "vectors")
+    twin = wrap(of_family(kind))
+    twin.load(tmp_path / "vectors")
+    adapter.train_path = "folded"
+    adapter.fold(deployed=False).save_pretrained(tmp_path / "shipped")
+    shipped = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "shipped").eval()
+    with torch.no_grad():
+        assert torch.equal(shipped(ids).logits, model(ids).logits)
+        assert torch.equal(twin.model(ids).logits, model(ids).logits)
+        assert torch.equal(adapter.unwrap()(ids).logits, base(ids).logits)
+
+
+def test_what_is_left_out_is_said():
+    kind = dict(hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.MambaConfig(**TOP, **kind)).eval()
+    with pytest.warns(UserWarning, match="2 Linears in the layers of MambaForCausalLM are not adapted: .*dt_proj"):
+        adapter = wrap(model)
+    assert {n.rpartition(".")[2] for n in adapter.left_out} == {"dt_proj", "conv1d", "mixer"}
+    assert 0.5 < adapter.share < 1 and "left out" in repr(adapter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # who names layers knows what is left out
+        few = wrap(make(), ("q_proj",))
+        assert wrap(make()).left_out == {}
+    assert 0 < few.share < 0.3 and len(few.left_out) == 12 and sum(few.left_out.values()) > 0
+
+
+def test_a_layer_that_the_model_never_calls_is_named():
+    kind = dict(hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.MambaConfig(**TOP, **kind)).eval()
+    adapter = wrap(model, ("in_proj", "dt_proj"))
+    nll(model, tokens()).sum().backward()
+    with pytest.warns(UserWarning, match="2 of 4 adapted Linears took no part .* backbone.layers.0.mixer.dt_proj"):
+        assert len(adapter.rollout_grads) == 2
+
+
+def refused(model, message):
+    before = {n: type(m) for n, m in model.named_modules()}
+    with pytest.raises(ValueError, match=message): wrap(model)
+    assert {n: type(m) for n, m in model.named_modules()} == before
+
+
+def test_other_adapters_are_refused():
+    peft = pytest.importorskip("peft")
+    for target in ("q_proj", "lm_head", "embed_tokens"):
+        lora = peft.get_peft_model(make(), peft.LoraConfig(target_modules=[target]))
+        refused(lora, "Peft.* carries an adapter of PEFT at .*merge_and_unload")
+        refused(lora.base_model.model, "Qwen3ForCausalLM carries an adapter of PEFT")
+    assert len(wrap(lora.unload())) == 14
+
+
+class Packed(nn.Module):
+    "As layers of quantised models are: no Linear, a packed buffer."
+    def __init__(self, infeatures, outfeatures):
+        super().__init__()
+        self.infeatures, self.outfeatures = infeatures, outfeatures
+        self.register_buffer("qweight", torch.zeros(outfeatures, infeatures // 8, dtype=torch.int32))
+
+
+def test_quantised_layers_are_refused():
+    model = make()
+    model.model.layers[0].mlp.up_proj = Packed(32, 48)  # used to be left out without a word
+    refused(model, "up_proj is no plain nn.Linear but a Packed")
+    model = make()
+    model.model.layers[0].mlp.up_proj.to(torch.float8_e4m3fn)
+    refused(model, "up_proj keeps its weight as a Parameter of float8_e4m3fn")
+    model = make()
+    model.is_quantized, model.quantization_method = True, "gptq"
+    refused(model, r"is quantised \(gptq\)")
+    model = make()
+    model.model.layers[0].other = Packed(32, 32)  # a name that is not known is counted and said
+    with pytest.warns(UserWarning, match="1 Linears in the layers .* model.layers.0.other"): adapter = wrap(model)
+    assert adapter.left_out == {"model.layers.0.other": 1024}
+
+
+def test_weights_that_are_computed_or_shared_are_refused():
+    model = make()
+    nn.utils.parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
+    refused(model, "up_proj is no plain nn.Linear")
+    model = make()
+    prune.identity(model.model.layers[0].mlp.up_proj, "weight")
+    refused(model, "up_proj computes its weight anew")
+    model = make()
+    model.model.layers[0].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
+    refused(model, "layers.0.mlp.up_proj and model.layers.1.mlp.up_proj share one weight")
+
+
+@pytest.mark.parametrize("kind", ["ernie4_5_moe", "jetmoe", "granitemoe"])
+def test_experts_of_every_name_are_refused(kind):
+    sizes = dict(
+        ernie4_5_moe=BODY | dict(moe_num_experts=4, moe_k=2, moe_intermediate_size=16),
+        jetmoe=BODY | dict(num_local_experts=4, num_experts_per_tok=2, kv_channels=8),
+        granitemoe=BODY | dict(num_local_experts=4, num_experts_per_tok=2),
+    )[kind]
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **sizes))
+    refused(model, "mixture of experts")
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "opt"])
+def test_a_tied_head_has_its_own_weight_when_folded(kind, tmp_path):
+    "The embedding stays what it was, in memory and in the files."
+    ids = tokens()
+    if kind == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config.from_dict(make().config.to_dict() | dict(tie_word_embeddings=True))).eval()
+    else: model = of_family(kind)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    adapter = wrap(model, ("lm_head",))
+    perturb(adapter, 0.3)
+    embedding = model.get_input_embeddings().weight.clone()
+    with torch.no_grad(), adapter.deployed(), adapter.folded(): true = model(ids).logits
+    shipped = adapter.fold()
+    shipped.save_pretrained(tmp_path / "shipped")
+    for plain in (shipped, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "shipped").eval()):
+        assert torch.equal(plain(ids).logits, true)
+        assert torch.equal(plain.get_input_embeddings().weight, embedding)
+    assert all(p.requires_grad for p in shipped.parameters())
+    assert torch.equal(adapter.fold(deployed=False)(ids).logits, model(ids).logits)
+    again = adapter.unwrap()
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    assert again.config.tie_word_embeddings

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pgrpo.adapter import wrap
 from pgrpo.config import preset
 from pgrpo.encode import encode_completions
-from pgrpo.policy import load_policy
+from pgrpo.policy import end_ids, load_policy, sample
 from pgrpo.pool import template_pool
 from pgrpo.problems import encode_prompt
 from pgrpo.train import RunFolder, Trainer, run_problems, train
@@ -98,3 +98,54 @@ def test_a_mixture_of_experts_is_refused():
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **sizes))
     with pytest.raises(ValueError, match="mixture of experts.*choose a dense model"): wrap(model)
     assert len(wrap(model, targets=("q_proj", "v_proj"))) == 4
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+FILTERED = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content | selectattr('type', 'equalto', 'text') %}"
+    "{{ part.text }}{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def with_template(folder, template):
+    tiny("qwen3", folder)
+    for file in folder.glob("chat_template*"): file.unlink()
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+@pytest.mark.parametrize("template", [PARTS, FILTERED])
+def test_a_template_that_wants_parts_is_given_parts(template, tmp_path):
+    "It used to render the user's turn empty, and the run went to its end on prompts that said nothing."
+    _, tokenizer = load_policy(with_template(tmp_path / "model", template))
+    assert encode_prompt("Sort the list.", tokenizer) == "<user>Sort the list.<assistant>"
+    parts = [dict(role="user", content=[dict(type="text", text="Sort it.")])]
+    assert tokenizer.apply_chat_template(parts, tokenize=False) == "<user>Sort it."
+
+
+@pytest.mark.parametrize("template, says", [
+    ("<user><assistant>", "leaves out what the user says"),
+    ("{{ raise_exception('system first') }}", "raises TemplateError on a user's turn .system first"),
+    ("{{ messages[1].content }}", "raises UndefinedError on a user's turn"),
+    ("{% for %}", "raises TemplateSyntaxError on a user's turn"),
+])
+def test_a_template_that_says_nothing_is_refused(template, says, tmp_path):
+    with pytest.raises(OSError, match=f"the chat template of .*model' {says}.*chat_template.jinja"):
+        load_policy(with_template(tmp_path / "model", template))
+
+
+def test_a_template_may_refuse_the_probe_of_its_end(tmp_path):
+    template = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users alone') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    model, tokenizer = load_policy(with_template(tmp_path / "model", template))
+    assert tokenizer.eos_token_id in end_ids(model, tokenizer) and encode_prompt("Hi.", tokenizer) == "Hi."
+
+
+def test_a_prompt_without_tokens_is_refused(tmp_path):
+    model, tokenizer = load_policy()
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"): sample(model, tokenizer, ["Hi.", ""])

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['counting', 'folded_weights', 'VLLM', 'engine_for']
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #8ff87258
+# %% ../../nbs/07_grpo/7_engines.ipynb #6083981a
 __doc__ = """Who samples an update's completions: `pgrpo.policy.sample`, or vLLM with the adapter's folded weights.
 
 An engine is called as `pgrpo.policy.sample` is. The one for vLLM runs in this process and has the weights that count
@@ -17,11 +17,11 @@ import torch
 from transformers import AutoConfig
 
 from ..adapter import Adapter
-from ..adapter.linear import AdaptedLinear, fold_weight
+from ..adapter.linear import AdaptedLinear
 from ..encode import prompt_ids
 from ..policy import end_ids, policy_dir, sample, until_end
 
-# %% ../../nbs/07_grpo/7_engines.ipynb #b1f4a230
+# %% ../../nbs/07_grpo/7_engines.ipynb #e1405dfb
 def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
     "The δ that counts in the present context."
     s, h = m.delta_s.detach(), m.delta_s_hack.detach()
@@ -32,7 +32,7 @@ def counting(m: AdaptedLinear) -> torch.Tensor:  # (r,) fp32
 @torch.no_grad()
 def folded_weights(adapter: Adapter) -> Iterator[tuple[str, torch.Tensor]]:
     "One by one the name of each adapted weight in the model and its (d_out, d_in) W_eff in the weight's dtype."
-    for name, m in adapter.items(): yield f"{name}.weight", fold_weight(m.weight, m.U, m.Vh, counting(m))
+    for name, m in adapter.items(): yield f"{name}.weight", m.refolded(counting(m))
 
 # %% ../../nbs/07_grpo/7_engines.ipynb #f512fa82
 def _vllm():

@@ -4,7 +4,7 @@
 __all__ = ['PUBLIC', 'architecture', 'skeleton', 'hollow_adapter', 'Live', 'fuse', 'Count', 'resident', 'prefill', 'learning',
            'attention_flops', 'Skeletons']
 
-# %% ../../nbs/08_train/13_count.ipynb #ff88a2d7
+# %% ../../nbs/08_train/13_count.ipynb #f5043412
 __doc__ = """Memory and operations of one phase of a run, counted on a model without contents.
 
 A phase runs on the meta device with pgrpo's own adapter, and a dispatch mode counts the tensors and products that it
@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..adapter import find_targets
-from ..adapter.linear import AdaptedLinear, Record, Switches
+from ..adapter.linear import ADAPTED, AdaptedLinear, Record, Switches, matrix
 from ..policy import policy_dir
 
 # %% ../../nbs/08_train/13_count.ipynb #c2412dfe
@@ -73,18 +73,18 @@ def skeleton(
     with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.requires_grad_(False).eval()
 
-# %% ../../nbs/08_train/13_count.ipynb #b7dd1dc3
+# %% ../../nbs/08_train/13_count.ipynb #debc127f
 def hollow_adapter(model, rank: int | None = None) -> dict[str, AdaptedLinear]:  # by module name
     "`pgrpo.adapter.wrap` for a skeleton: all shapes in place, δ counted as not zero, folded weights there."
     switches, record = Switches(), Record()
     modules = find_targets(model)
     for name, m in modules.items():
-        weight, r = m.weight, min(*m.weight.shape, rank or math.inf)
+        weight, r = matrix(m), min(*m.weight.shape, rank or math.inf)
         U, Vh = weight.new_empty(weight.shape[0], r), weight.new_empty(r, weight.shape[1])
-        m.__class__ = AdaptedLinear
+        m.__class__ = ADAPTED[type(m)]
         m.attach(name, U, torch.empty(r, device="meta"), Vh, switches, record)
         s, h, now = m.delta_s, m.delta_s_hack, m.effective
-        now.stamp = weight, s, h, weight._version, s._version, h._version
+        now.stamp = m.weight, s, h, m.weight._version, s._version, h._version
         now.deltas = (torch.empty_like(s),) * 2
         now.weights = [torch.empty_like(weight)] * 2
     return modules

@@ -4,7 +4,7 @@
 __all__ = ['CHARACTERS', 'TEMPLATE', 'GPUS', 'USE_FLOPS', 'USE_BANDWIDTH', 'LAUNCH', 'RESERVE', 'tokens_of', 'Work', 'work_of',
            'resident_bytes', 'Sampling', 'sampling', 'folding_peak', 'phase_bytes', 'learning_flops', 'Plan', 'plan']
 
-# %% ../../nbs/08_train/14_plan.ipynb #5890fd87
+# %% ../../nbs/08_train/14_plan.ipynb #8fd713de
 __doc__ = """What a run will need in memory, arithmetic and time, computed from its config before anything is loaded.
 
 Bytes and operations are counts of `pgrpo.train.count`, put together as a run's phases follow one another. Nothing is
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..adapter.linear import fold_weight
+from ..adapter.linear import fold_weight, matrix
 from ..config import Config
 from ..files.text import table
 from ..strategies import STRATEGIES
@@ -101,11 +101,11 @@ def sampling(work: Work, whole: Skeletons, size: int) -> Sampling:
     operations = done.operations + n * attention_flops(whole.full, 1, work.total) - shared
     return Sampling(cache, draw, operations)
 
-# %% ../../nbs/08_train/14_plan.ipynb #800566e7
+# %% ../../nbs/08_train/14_plan.ipynb #819a8ddb
 def folding_peak(whole: Skeletons) -> int:
     "Bytes at which folding the largest weight peaks."
     m = max(whole.modules.values(), key=lambda m: m.weight.numel())
-    given = m.weight, m.U, m.Vh, m.S
+    given = matrix(m), m.U, m.Vh, m.S
     with Live(given) as live: fold_weight(*given)
     return live.peak
 
