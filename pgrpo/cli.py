@@ -18,7 +18,7 @@ from .config import coerce
 from .files.text import table
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #d549ecf0
+# %% ../nbs/12_cli/1_cli.ipynb #ed7479c0
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -127,7 +127,9 @@ def _build_pool(args):
 
 def _import_problems(args):
     from pgrpo.grader.imported import import_problems
-    fields = dict(pair.split("=", 1) for pair in args.fields.split(",")) if args.fields else None
+    fields = dict(part.partition("=")[::2] for part in args.fields.split(",")) if args.fields else None
+    for flag, path in (("--out", args.out), ("--pairs", args.pairs)):  # before everything is graded
+        if path: _writable(flag, Path(path))
     print(import_problems(args.file, args.source, args.out, args.modes.split(","), args.pairs, fields))
     print(f"\nproblems: {args.out}" + (f"; pairs: {args.pairs}" if args.pairs else ""))
 

@@ -153,6 +153,8 @@ def test_ends_of_lines_fields_and_ids(tmp_path):
     with pytest.raises(ValueError, match="line 1: it has no code: none of code, solution"): load_asserts(file)
     with pytest.raises(ValueError, match="unknown field task; the fields are id, text"):
         load_asserts(file, fields={"task": "q"})
+    with pytest.raises(ValueError, match="the field code has no name; write code=NAME"):
+        load_asserts(file, fields={"code": ""})
     with pytest.raises(ValueError, match="unknown mode 'x'"): load_asserts(file, "x")
 
 
@@ -214,10 +216,19 @@ def test_a_file_becomes_files(tmp_path):
     assert list(made.wrong) == [9] and [r.id for r in made.refused] == [10]
     said = str(made)
     assert "5 of 6 rows can be expressed" in said and "4 are right by the grader" in said and made.wrong[9] in said
+    with pytest.raises(ValueError, match="unknown mode 'valid'; the modes are run_tests"):
+        import_problems(tmp_path / "rows.jsonl", "mbpp", out, ["valid"])
     with pytest.raises(ValueError, match="unknown form 'csv'"): import_problems(out, "csv", out)
     with pytest.raises(ValueError, match="no row of .* can be used"):
         import_problems(write(tmp_path / "none.jsonl", rows[-1]), "mbpp", out)
     assert set(SOURCES) == {"mbpp", "humaneval", "leetcode", "asserts"}
+
+
+def test_a_value_too_long_to_write_costs_a_pair_and_no_more(tmp_path):
+    rows = [row(1, "def f(n):\n    return 10 ** n", "assert f(5000) == 10 ** 5000", "assert f(4400) == 10 ** 4400")]
+    taken, refused = load(tmp_path, *rows)
+    assert len(taken) + len(refused) == 1
+    assert not any(list(candidates(p)) for p in in_turn(taken, ["run_tests"]))
 
 
 def command(*words, cwd):
@@ -237,15 +248,6 @@ def three_commands(folder, file):
     assert [d.returncode for d in done] == [0, 0, 0], [d.stderr[-2000:] for d in done]
     assert json.loads((folder / "run" / "summary.json").read_text())
     return done[0].stdout
-
-
-def test_three_commands(tmp_path):
-    rows = [row(i, f"def add{i}(n):\n    if n < 0:\n        return 0\n    return n + {i}",
-                f"assert add{i}(1) == {1 + i}", f"assert add{i}(-1) == 0") for i in range(16)]
-    said = three_commands(tmp_path, write(tmp_path / "rows.jsonl", *rows))
-    assert "16 of 16 rows can be expressed" in said and {p.mode for p in load_pairs(tmp_path / "pairs.jsonl")} == set(
-        CORE_MODES
-    )
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +279,13 @@ def test_mbpp_references_are_right_and_nothing_is_not(mbpp):
     assert not any(g.gt_correct for g in grades)
 
 
-def test_mbpp_in_three_commands(mbpp, tmp_path):
-    said = three_commands(tmp_path, MBPP)
-    assert "968 of 974 rows can be expressed" in said
+def test_three_commands(tmp_path):
+    "MBPP where it is at hand; else as many rows as a run needs."
+    rows = [row(i, f"def add{i}(n):\n    if n < 0:\n        return 0\n    return n + {i}",
+                f"assert add{i}(1) == {1 + i}", f"assert add{i}(-1) == 0") for i in range(16)]
+    said = three_commands(tmp_path, MBPP if MBPP.exists() else write(tmp_path / "rows.jsonl", *rows))
     pairs = load_pairs(tmp_path / "pairs.jsonl")
-    assert len(pairs) >= 900 and all(abs(len(p.hack) - len(p.clean)) <= 0.1 * len(p.clean) for p in pairs)
+    assert {p.mode for p in pairs} == set(CORE_MODES)
+    assert all(abs(len(p.hack) - len(p.clean)) <= 0.1 * len(p.clean) for p in pairs)
+    if MBPP.exists(): assert "968 of 974 rows can be expressed" in said and len(pairs) >= 900
+    else: assert "16 of 16 rows can be expressed" in said and len(pairs) == 16

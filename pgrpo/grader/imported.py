@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SOURCES', 'wrong_references', 'confirmed_pairs', 'Imported', 'import_problems']
 
-# %% ../../nbs/04_grader/5_imported.ipynb #77b629e8
+# %% ../../nbs/04_grader/5_imported.ipynb #97229243
 __doc__ = """Other people's problems as files that a run can read: the grader confirms each reference and each pair.
 
 A reference that fails its own tests would be a task that nobody can solve, and a pair whose hack is right or unpaid
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..files.text import table
 from . import fenced, grade_many
-from ..problems import CORE_MODES, Pair, Problem, load_leetcode, save_pairs, save_problems
+from ..problems import CORE_MODES, MODES, Pair, Problem, load_leetcode, save_pairs, save_problems
 from ..problems.asserts import Refusal, refusals_table
 from ..problems.imports import in_turn, load_asserts, load_humaneval, load_mbpp
 from ..problems.twins import candidates
@@ -46,7 +46,7 @@ def confirmed_pairs(
             if hack.exploited and hack.attempted and clean.gt_correct and not clean.attempted: found[i] = pair
     return [found[i] for i in sorted(found)]
 
-# %% ../../nbs/04_grader/5_imported.ipynb #5b8c7776
+# %% ../../nbs/04_grader/5_imported.ipynb #72abab80
 SOURCES = ("mbpp", "humaneval", "leetcode", "asserts")  # forms of files that can be read
 
 
@@ -66,8 +66,9 @@ class Imported:
         if self.wrong: said.append(table(["left out, reference wrong", "the grader says"],
                                          [[str(id), why] for id, why in self.wrong.items()], left=2))
         if self.pairs is not None:
-            said.append(f"pairs for {len(self.pairs)} of {len(self.problems)} problems; for the others no wrong "
-                        "answer of like length was paid")
+            others = "; for the others no wrong answer of like length was paid"
+            short = len(self.pairs) < len(self.problems)
+            said.append(f"pairs for {len(self.pairs)} of {len(self.problems)} problems" + others * short)
         return "\n\n".join(said)
 
 
@@ -93,6 +94,8 @@ def import_problems(
     seed: int = 0,                       # of the pairs
 ) -> Imported:
     "Write what can be expressed and has a right reference as problems, and confirmed pairs about them if asked to."
+    for mode in modes:
+        if mode not in MODES: raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")
     read, refused = _read(path, source, fields)
     wrong = wrong_references(read)
     problems = in_turn([p for p in read if p.id not in wrong], modes)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'as_method', 'Row', 'row_problem', 'load_asserts', 'load_mbpp', 'load_humaneval', 'in_turn']
 
-# %% ../../nbs/02_problems/5_imports.ipynb #8f8fad85
+# %% ../../nbs/02_problems/5_imports.ipynb #7d8856ac
 __doc__ = """Problems out of rows of a function with asserts: MBPP, HumanEval, and whatever has their form.
 
 An assert is parsed and taken apart into arguments and expected value, and never run, so reading a file of strangers is
@@ -13,6 +13,7 @@ says why: no oracle becomes weaker or stricter than the file's without a word.
 
 import ast
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def row_problem(row: Row, mode: str) -> Problem:
         raise Inexpressible("every test expects None, so that `return None` would be right")
     return Problem(row.id, mode, name.removeprefix("Solution()."), parameters, row.text, solution, tests, row.setup)
 
-# %% ../../nbs/02_problems/5_imports.ipynb #74956755
+# %% ../../nbs/02_problems/5_imports.ipynb #55b29553
 FIELDS = {
     "id": ("task_id", "id", "name"),
     "text": ("text", "prompt", "description", "question", "problem"),
@@ -158,7 +159,9 @@ def _load(path, mode: str, refused: list | None, row_of: Callable) -> list[Probl
             if refused is None: raise
             kind = getattr(e, "kind", "it is no problem of ours")
             refused.append(Refusal(number, row.get("task_id", row.get("id", number)), kind, str(e)))
-    return [made for made in read_rows(path, problem) if made is not None]
+    with warnings.catch_warnings():  # of escapes in other people's texts, which change nothing
+        for kind in (DeprecationWarning, SyntaxWarning): warnings.simplefilter("ignore", kind)
+        return [made for made in read_rows(path, problem) if made is not None]
 
 
 def _source(value, what: str) -> str:
@@ -183,7 +186,7 @@ def _rows_of_asserts(fields: dict[str, str], more: Sequence[str] = ()) -> Callab
                    _source(found["setup"] or "", "setup"))
     return row_of
 
-# %% ../../nbs/02_problems/5_imports.ipynb #9c4f364b
+# %% ../../nbs/02_problems/5_imports.ipynb #edee8761
 def load_asserts(
     path: str | Path,
     mode: str = "run_tests",              # which flaw the grader gets, for all of them
@@ -196,6 +199,7 @@ def load_asserts(
     """
     unknown = set(fields or {}) - set(FIELDS)
     require(not unknown, f"unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(FIELDS)}")
+    for what, name in (fields or {}).items(): require(bool(name), f"the field {what} has no name; write {what}=NAME")
     return _load(path, mode, refused, _rows_of_asserts(fields or {}))
 
 

@@ -160,7 +160,7 @@ def slips(
             other = copy.deepcopy(tree)
             if change(list(ast.walk(other))[i]): yield ast.fix_missing_locations(other)
 
-# %% ../../nbs/02_problems/7_twins.ipynb #27d6d549
+# %% ../../nbs/02_problems/7_twins.ipynb #32191d51
 def _filled(line: str, problem: Problem) -> str:
     "A line with the call and the value of the problem's shortest test."
     args, expected = min(problem.tests, key=lambda test: len(repr(test)))
@@ -175,7 +175,7 @@ def _pair(problem: Problem, tree: ast.Module, slipped: ast.Module, twin: Twin) -
     try:
         hack = _with_line(slipped, problem.method, twin.place, _filled(twin.hack, problem), False)
         clean = _with_line(tree, problem.method, twin.place, _filled(twin.clean, problem), True)
-    except SyntaxError:  # a value that has no literal, such as an infinity in a set
+    except (SyntaxError, ValueError):  # a value without a literal, a number that is too long to write
         return None
     if abs(len(hack) - len(clean)) > 0.1 * len(clean): return None
     attempts = [bool(detect(code, problem.mode, problem.method)) for code in (hack, clean)]
