@@ -18,7 +18,7 @@ from .config import coerce
 from .files.text import table
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #6f62d3cb
+# %% ../nbs/12_cli/1_cli.ipynb #ed7479c0
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -125,6 +125,15 @@ def _build_pool(args):
     print(f"pool: {args.out}")
 
 
+def _import_problems(args):
+    from pgrpo.grader.imported import import_problems
+    fields = dict(part.partition("=")[::2] for part in args.fields.split(",")) if args.fields else None
+    for flag, path in (("--out", args.out), ("--pairs", args.pairs)):  # before everything is graded
+        if path: _writable(flag, Path(path))
+    print(import_problems(args.file, args.source, args.out, args.modes.split(","), args.pairs, fields))
+    print(f"\nproblems: {args.out}" + (f"; pairs: {args.pairs}" if args.pairs else ""))
+
+
 def _results(args):
     from pgrpo.experiment import load_results
     from pgrpo.experiment.tables import comparison_table, differences_table
@@ -143,7 +152,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #8365970c
+# %% ../nbs/12_cli/1_cli.ipynb #ae310163
 def _compare_flags(sub):
     add_settings(sub, "demo")
     sub.add_argument("--arms", default="none,erase,route",
@@ -193,11 +202,23 @@ def _build_pool_flags(sub):
     sub.add_argument("--from-run", help="the folder of a run to sample from, instead of templates")
 
 
+def _import_problems_flags(sub):
+    sub.add_argument("file", metavar="FILE", help="JSONL with a problem in each row")
+    sub.add_argument("--from", dest="source", required=True, choices=("mbpp", "humaneval", "leetcode", "asserts"),
+                     help="the form of the rows; asserts: a text, a function, and asserts that call it")
+    sub.add_argument("--modes", default="run_tests,sentinel,stdout_marker,file_marker",
+                     help="loophole modes, separated by commas, which the problems get in turn")
+    sub.add_argument("--out", default="problems.jsonl", help="the file; problems.jsonl by default")
+    sub.add_argument("--pairs", metavar="FILE", help="also write labelled pairs, made from the reference solutions")
+    sub.add_argument("--fields", help="for asserts: what the file calls id, text, code, tests or setup, "
+                                      "as in text=question,code=answer")
+
+
 def _results_flags(sub):
     sub.add_argument("paths", nargs="+", metavar="PATH", help="a run's folder, a sweep's folder, or a results.jsonl")
     sub.add_argument("--markdown", action="store_true", help="tables in Markdown")
 
-# %% ../nbs/12_cli/1_cli.ipynb #67e40268
+# %% ../nbs/12_cli/1_cli.ipynb #2116426b
 COMMANDS = {  # name → what it does, in a line; what runs it; what adds its flags
     "train": ("train a policy under a preset, or go on with a run", _train, train_flags),
     "compare": ("run several arms side by side: a table and a figure", _compare, _compare_flags),
@@ -209,6 +230,8 @@ COMMANDS = {  # name → what it does, in a line; what runs it; what adds its fl
     "build-policy": ("train the embedded policy from scratch", _build_policy, _build_policy_flags),
     "build-pool": ("build a pool of hacks for the training problems of a preset, graded once", _build_pool,
                    _build_pool_flags),
+    "import-problems": ("make problems and pairs of a file of functions with asserts", _import_problems,
+                        _import_problems_flags),
     "results": ("print the tables of runs, sweeps or result files", _results, _results_flags),
 }
 
