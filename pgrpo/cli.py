@@ -18,7 +18,7 @@ from .config import coerce
 from .files.text import table
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #6f62d3cb
+# %% ../nbs/12_cli/1_cli.ipynb #7fbf61b8
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -114,12 +114,12 @@ def _build_policy(args):
 
 def _build_pool(args):
     from pgrpo.experiment import pool_of_run
+    from pgrpo.grader import grading
     from pgrpo.pool import pool_table, template_pool
     from pgrpo.train.data import run_problems
     c = chosen(args)
-    rewards = dict(format_reward=c.format_reward, pass_reward=c.pass_reward)
     if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
-    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **rewards)
+    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **grading(c))
     pool.save(args.out)
     print(pool_table(pool))
     print(f"pool: {args.out}")
