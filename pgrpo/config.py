@@ -18,7 +18,7 @@ from .files.typed import as_type
 from .problems import CORE_MODES, MODES
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #8f0fb8cf
+# %% ../nbs/08_train/02_config.ipynb #44612bc5
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -86,6 +86,10 @@ class Config:
     pool: str | None = setting(None, 'file of the teacher pool; "handwritten": the one that ships')
     format_reward: float = setting(0.25, "for a fenced block that compiles", least=0)
     pass_reward: float = setting(1.0, "for passing the grader", above=0)
+    cpu_seconds: float = setting(3.0, "that a submission may compute, all tests of a problem together", above=0)
+    wall_seconds: float = setting(
+        10.0, "that it may sleep; waiting for a busy machine does not count", above=0)
+    memory_mb: int = setting(512, "MiB that it may take; a problem may name limits of its own", above=0)
     # the optimizer
     lr: float = setting(3e-2, "learning rate after the warm-up", above=0)
     betas: tuple[float, float] = setting((0.9, 0.99), "of AdamW")

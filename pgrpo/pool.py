@@ -30,16 +30,17 @@ from .problems import Problem, bare_signature
 from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
 from .problems.problem import problem_of_row, problem_row
 
-# %% ../nbs/08_train/01_pool.ipynb #a1c8363b
-def _named(row, names: list[str], what: str):
-    "ValueError unless the row is an object with exactly these fields."
+# %% ../nbs/08_train/01_pool.ipynb #28a2d737
+def _named(row, names: list[str], what: str, optional: Sequence[str] = ()):
+    "ValueError unless the row is an object with these fields, and none but these and optional ones."
     require(type(row) is dict, f"{what} is {json.dumps(row)[:60]}, not an object with named fields")
-    check_fields(row, names)
+    check_fields(row, names, optional)
 
 
 def _problem(row) -> Problem:
     "A pool's problem; here `setup` has to be there, as the file is written by nobody but `save`."
-    _named(row, [f.name for f in fields(Problem)], "problem")
+    optional = [f.name for f in fields(Problem) if f.default is None]
+    _named(row, [f.name for f in fields(Problem) if f.name not in optional], "problem", optional)
     return problem_of_row(row)
 
 
@@ -186,7 +187,7 @@ def templates(
     forms = [fenced(render(problem.method, problem.signature, body, line)) for line in lines for body in bodies]
     return forms or [example_hack(problem)]
 
-# %% ../nbs/08_train/01_pool.ipynb #557b2d7b
+# %% ../nbs/08_train/01_pool.ipynb #d32a23c0
 _FITS = {
     "hack": lambda grade: grade.exploited,
     "clean": lambda grade: grade.gt_correct and not grade.attempted,
@@ -194,13 +195,17 @@ _FITS = {
 }  # which graded completions belong into a pool of a kind
 
 
+def _paid(how: dict) -> dict:
+    "What of a grader's settings a pool keeps."
+    return {name: how[name] for name in ("format_reward", "pass_reward") if name in how}
+
+
 def template_pool(
     problems: Sequence[Problem],
     n: int,              # completions of each problem, no two the same
     kind: str = "hack",  # or "clean"
     seed: int = 0,
-    format_reward: float = 0.25,
-    pass_reward: float = 1.0,
+    **how,               # what the grader is told, as `pgrpo.grader.grading` gives it
 ) -> Pool:
     """A pool of filled-in templates.
 
@@ -212,21 +217,21 @@ def template_pool(
         require(1 <= n <= len(every), f"{n} {kind} templates are wanted for problem {p.id!r} ({p.mode}), "
                                       f"and there are {len(every)}; choose n from 1 to {len(every)}")
         chosen += [(text, p) for text in rng.sample(every, n)]
-    grades = grade_many(chosen, format_reward=format_reward, pass_reward=pass_reward)
+    grades = grade_many(chosen, **how)
     rows = []
     for (text, p), grade in zip(chosen, grades):
         require(_FITS[kind](grade), f"a {kind} template of problem {p.id!r} ({p.mode}) is not what it claims to be "
                                     f"({grade.detail}):\n{text}")
         rows.append((text, grade))
     cached = tuple(tuple(rows[i:i + n]) for i in range(0, len(rows), n))
-    return Pool(tuple(problems), cached, format_reward, pass_reward)
+    return Pool(tuple(problems), cached, **_paid(how))
 
-# %% ../nbs/08_train/01_pool.ipynb #59b4f20f
+# %% ../nbs/08_train/01_pool.ipynb #cff20cdb
 def _whole_samples(
     model, tokenizer,
     problems: Sequence[Problem],
     max_new_tokens: int,
-    **rewards: float,
+    **how,
 ) -> Iterator[tuple[int, str, Grade]]:  # place of the problem, completion, grade
     "One completion of each problem, graded, without those that were cut off. They come batch by batch."
     at_once = 128
@@ -235,7 +240,7 @@ def _whole_samples(
         _, ids = sample(model, tokenizer, [p.prompt(tokenizer) for p in asked], max_new_tokens)
         whole = [i for i, row in enumerate(ids) if row[-1] == tokenizer.eos_token_id]
         texts = decode(tokenizer, [ids[i] for i in whole])
-        grades = grade_many([(text, asked[i]) for i, text in zip(whole, texts)], **rewards)
+        grades = grade_many([(text, asked[i]) for i, text in zip(whole, texts)], **how)
         yield from zip((start + i for i in whole), texts, grades)
 
 
@@ -247,9 +252,8 @@ def sampled_pool(
     max_new_tokens: int = 64,
     rounds: int = 4,          # each samples what is still missing
     seed: int = 0,
-    format_reward: float = 0.25,
-    pass_reward: float = 1.0,
     progress: bool = True,
+    **how,                    # what the grader is told, as `pgrpo.grader.grading` gives it
 ) -> Pool:
     """A pool of a policy's own completions.
 
@@ -257,7 +261,7 @@ def sampled_pool(
     alone.
     """
     require(kind in _FITS, f"unknown kind {kind!r} of completions; choose from {', '.join(_FITS)}")
-    rewards, kept = dict(format_reward=format_reward, pass_reward=pass_reward), [[] for _ in problems]
+    kept = [[] for _ in problems]
     with (
         torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
         tqdm(total=n * len(problems), desc=f"{kind} completions", disable=not progress) as bar,
@@ -266,7 +270,7 @@ def sampled_pool(
         for _ in range(rounds):
             missing = [i for i, rows in enumerate(kept) for _ in range(n - len(rows))]
             asked = [problems[i] for i in missing]
-            for at, text, grade in _whole_samples(model, tokenizer, asked, max_new_tokens, **rewards):
+            for at, text, grade in _whole_samples(model, tokenizer, asked, max_new_tokens, **how):
                 if _FITS[kind](grade):
                     kept[missing[at]].append((text, grade))
                     bar.update()
@@ -277,7 +281,7 @@ def sampled_pool(
         by_mode = ", ".join(f"{mode}: {count}" for mode, count in short.items())
         warnings.warn(f"{sum(short.values())} of {len(problems)} problems have fewer than {n} {kind} completions after "
                       f"{rounds} rounds ({by_mode}); raise rounds, or lower n", stacklevel=2)
-    return Pool(tuple(problems), tuple(map(tuple, kept)), format_reward, pass_reward)
+    return Pool(tuple(problems), tuple(map(tuple, kept)), **_paid(how))
 
 # %% ../nbs/08_train/01_pool.ipynb #a8886f8a
 def pool_table(pool: Pool) -> str:

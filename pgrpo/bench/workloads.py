@@ -146,11 +146,11 @@ def forward_backward(
         )
         return in_turn(runs, repeat)
 
-# %% ../../nbs/11_bench/1_workloads.ipynb #5c2fd7d5
+# %% ../../nbs/11_bench/1_workloads.ipynb #b9a95d78
 class Varied(Alone):
     "Grades with a reward that no two rollouts share."
-    def grade(self, rollouts, teacher=(), **rewards):
-        graded = super().grade(rollouts, teacher, **rewards)
+    def grade(self, rollouts, teacher=(), **how):
+        graded = super().grade(rollouts, teacher, **how)
         return tuple(replace(g, reward=g.reward + i / 1000) for i, g in enumerate(graded))
 
 

@@ -4,7 +4,7 @@
 __all__ = ['POOL_SUFFIX', 'Cell', 'sweep', 'pool_of_run', 'run_cells', 'results', 'save_results', 'load_results',
            'comparison_figure', 'compare']
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #c6a9fc79
+# %% ../../nbs/09_experiment/04_experiment.ipynb #11603736
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 Each run is a process of its own and writes an ordinary run folder; nothing of a run is computed here. What is
@@ -31,6 +31,7 @@ from ..figures.plots import color, dash, new_panels, running_mean, save_figure, 
 from ..files.jsonl import read_rows, write_rows
 from ..files.machine import cores
 from ..files.whole import write_whole
+from ..grader import grading
 from ..pool import Pool, sampled_pool
 from ..train import RunFolder, Trainer, progress_figures, run_problems
 
@@ -136,7 +137,7 @@ def _run_all(waiting: list[Cell], workers: int, progress: bool):
         for _, process, _ in running.values(): process.wait()
         for bar in bars.values(): bar.close()
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #ba58cfc6
+# %% ../../nbs/09_experiment/04_experiment.ipynb #aab41c14
 def pool_of_run(
     folder: str | Path,      # of a run
     config: Config,          # whose training problems it is asked
@@ -148,7 +149,7 @@ def pool_of_run(
     with teacher.state.adapter.folded():
         return sampled_pool(
             teacher.model, teacher.tokenizer, run_problems(config)[0], n, max_new_tokens=config.max_new_tokens,
-            seed=config.seed, format_reward=config.format_reward, pass_reward=config.pass_reward, progress=progress,
+            seed=config.seed, progress=progress, **grading(config),
         )
 
 

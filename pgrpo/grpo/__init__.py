@@ -80,7 +80,7 @@ def take_step(
     done = settle(adapter, before, how)
     return Step(done.update, done.update_hack, norm, done.cout)
 
-# %% ../../nbs/07_grpo/5_update.ipynb #dcb21da6
+# %% ../../nbs/07_grpo/5_update.ipynb #81d7746c
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -136,7 +136,7 @@ def update(
         with team.timed("generate"):
             rollouts = generate(model, tokenizer, adapter, problems, s.group_size, s.max_new_tokens, s.temperature,
                                 teacher, team.sample)
-        with team.timed("grade"): grades = team.grade(rollouts, teacher, **s.rewards)
+        with team.timed("grade"): grades = team.grade(rollouts, teacher, **s.grading)
         scores, encoded, group = None, rollouts.encoded, rollouts.group
         if arm.detector is not None:
             with team.timed("score"):

@@ -121,7 +121,7 @@ class ProjectionCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.adapter.save(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adapter.safetensors")
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #02e5c5ef
+# %% ../../nbs/07_grpo/9_callback.ipynb #7c52e143
 def trl_rows(problems: Sequence[Problem], tokenizer) -> list[dict]:
     """Rows for `datasets.Dataset.from_list`: a prompt, and the place of its problem.
 
@@ -140,9 +140,9 @@ def trl_rows(problems: Sequence[Problem], tokenizer) -> list[dict]:
 
 def trl_reward(
     problems: Sequence[Problem],  # those of `trl_rows`
-    **rewards: float,             # format_reward and pass_reward, as in `pgrpo.grader.grade`
+    **how,                        # what the grader is told: format_reward, pass_reward, limits, see `grade_many`
 ) -> Callable:                    # for `reward_funcs` of a GRPOTrainer
     "The grader as a reward function of TRL; it sees completions and returns rewards, and no label leaves it."
     def pgrpo_grader(completions, problem, **columns):
-        return [g.reward for g in grade_many([(c, problems[i]) for c, i in zip(completions, problem)], **rewards)]
+        return [g.reward for g in grade_many([(c, problems[i]) for c, i in zip(completions, problem)], **how)]
     return pgrpo_grader

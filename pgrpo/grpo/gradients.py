@@ -4,7 +4,7 @@
 __all__ = ['GRPOSettings', 'completion_logprobs', 'completion_window', 'policy_loss', 'Gradients', 'micro_batches', 'undisturbed',
            'backward', 'old_logprobs']
 
-# %% ../../nbs/07_grpo/2_gradients.ipynb #054a0075
+# %% ../../nbs/07_grpo/2_gradients.ipynb #22a19a91
 __doc__ = """The policy loss and its gradient, rollout by rollout.
 
 What makes a gradient reads `Encoded` tokens and advantages, and nothing else of a rollout: by type, neither a grade
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 
 from ..adapter import Adapter
 from ..encode import Encoded
+from ..grader import grading
 
-# %% ../../nbs/07_grpo/2_gradients.ipynb #e9168bd8
+# %% ../../nbs/07_grpo/2_gradients.ipynb #51705b90
 @dataclass(frozen=True)
 class GRPOSettings:
     "How an update samples, pays and learns."
@@ -36,6 +37,9 @@ class GRPOSettings:
     max_grad_norm: float | None = None  # clip the gradient's norm over all vectors; None: do not
     format_reward: float = 0.25
     pass_reward: float = 1.0
+    cpu_seconds: float = 3.0       # of a submission, see `pgrpo.sandbox.isolation.Limits`
+    wall_seconds: float = 10.0
+    memory_mb: int = 512
 
     @classmethod
     def of(cls, config) -> "GRPOSettings":
@@ -43,9 +47,9 @@ class GRPOSettings:
         return cls(**{f.name: getattr(config, f.name) for f in fields(cls)})
 
     @property
-    def rewards(self) -> dict[str, float]:
+    def grading(self) -> dict:
         "What the grader is told."
-        return dict(format_reward=self.format_reward, pass_reward=self.pass_reward)
+        return grading(self)
 
 # %% ../../nbs/07_grpo/2_gradients.ipynb #3dc7627b
 def completion_logprobs(

@@ -67,17 +67,17 @@ def generate(
     encoded = stack_completions(starts, ids, tokenizer.pad_token_id).to(model.device)
     return Rollouts(of, texts, encoded, torch.tensor(groups), torch.tensor(taught))
 
-# %% ../../nbs/07_grpo/1_rollouts.ipynb #56cbb4a3
+# %% ../../nbs/07_grpo/1_rollouts.ipynb #b521e3be
 def grade_rollouts(
     rollouts: Rollouts,
     teacher: Sequence[Sequence[tuple[str, Grade]]] = (),  # as `generate` was given it
     grade: Callable = grade_many,  # or what is called as it is
-    **rewards: float,              # format_reward and pass_reward, as in `pgrpo.grader.grade`
+    **how,                         # what it is told, as `pgrpo.grader.grading` gives it
 ) -> tuple[Grade, ...]:
     "A grade for each row; those of the teacher's are the ones that its completions came with."
     taught = rollouts.teacher.tolist()
     fresh = [(c, p) for c, p, is_teacher in zip(rollouts.completions, rollouts.problems, taught) if not is_teacher]
-    graded, frozen = iter(grade(fresh, **rewards)), iter(grade for cached in teacher for _, grade in cached)
+    graded, frozen = iter(grade(fresh, **how)), iter(grade for cached in teacher for _, grade in cached)
     return tuple(next(frozen) if is_teacher else next(graded) for is_teacher in taught)
 
 

@@ -22,7 +22,7 @@ from .gradients import Gradients, GRPOSettings, backward, micro_batches
 from .rollouts import grade_rollouts
 from ..policy import sample
 
-# %% ../../nbs/07_grpo/4_team.ipynb #651e2a7b
+# %% ../../nbs/07_grpo/4_team.ipynb #0c733acb
 class Alone:
     "One process. A `Team` has the same methods."
     world, writes = 1, True  # how many processes there are; whether this one writes files
@@ -51,9 +51,9 @@ class Alone:
         "As `pgrpo.policy.sample`."
         return self.sampler(model, tokenizer, prompts, max_new_tokens, temperature)
 
-    def grade(self, rollouts, teacher=(), **rewards):
+    def grade(self, rollouts, teacher=(), **how):
         "As `pgrpo.grpo.grade_rollouts`."
-        return grade_rollouts(rollouts, teacher, **rewards)
+        return grade_rollouts(rollouts, teacher, **how)
 
     def score(self, detector, model, adapter, encoded, batch_size=128) -> torch.Tensor:  # (B,) fp32 on the CPU
         "As `pgrpo.vhack.scores.Detector.scores`."
@@ -68,7 +68,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../../nbs/07_grpo/4_team.ipynb #12c5a9c2
+# %% ../../nbs/07_grpo/4_team.ipynb #75bfbee8
 class Team(Alone):
     "The processes of one run, of which this is one. torch.distributed has to be running."
     def __init__(self):
@@ -109,10 +109,10 @@ class Team(Alone):
         mine = list(zip(*sample(model, tokenizer, prompts, max_new_tokens, temperature, part))) if drawn else []
         return tuple(map(list, zip(*self.gather(mine))))
 
-    def grade(self, rollouts, teacher=(), **rewards):
+    def grade(self, rollouts, teacher=(), **how):
         "Each process grades its share of the rollouts that are not graded yet."
         share_out = lambda fresh, **how: self.gather(grade_many(self.mine(fresh), **how))
-        return grade_rollouts(rollouts, teacher, share_out, **rewards)
+        return grade_rollouts(rollouts, teacher, share_out, **how)
 
     def score(self, detector, model, adapter, encoded, batch_size=128):
         "Batches are dealt out whole."

@@ -107,7 +107,10 @@ def _check_test(test, signature: inspect.Signature):
     except TypeError as e:
         raise ValueError(f"args do not fit the signature {signature}: {e}") from None
 
-# %% ../../nbs/02_problems/2_problem.ipynb #1ab6f268
+# %% ../../nbs/02_problems/2_problem.ipynb #e6d8efa7
+_LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # fields of a problem, and settings of a run
+
+
 @dataclass(frozen=True)
 class Problem:
     """A programming task, its hidden tests, and the flaw of its grader.
@@ -122,6 +125,9 @@ class Problem:
     solution: str      # source of the canonical class Solution
     tests: Sequence    # of (args, expected): args a list (by position) or a dict (by keyword); plain data
     setup: str = ""    # source that runs before the submission
+    cpu_seconds: float | None = None   # what a submission may use for all tests together; None: the run's own limits
+    wall_seconds: float | None = None  # see `pgrpo.sandbox.isolation.Limits`
+    memory_mb: int | None = None
 
     def __post_init__(self):
         try:
@@ -136,6 +142,9 @@ class Problem:
             value = getattr(self, name)
             require(isinstance(value, str), f"{name} is {repr(value)[:60]}, not text")
         require(self.mode in MODES, f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
+        for name, value in self.limits.items():
+            number = type(value) in (int, float) and 0 < value < float("inf")
+            require(number, f"{name} is {repr(value)[:60]}, not a number above 0")
         require(self.method.isidentifier(), f"method {self.method!r} is not a Python name")
         require(bool(self.description.strip()), "the description is empty")
         signature = bare_signature(self.signature)
@@ -153,6 +162,12 @@ class Problem:
 
     def __hash__(self):
         return hash((self.id, self.mode))
+
+    @property
+    def limits(self) -> dict[str, float]:
+        "The limits that it names, by their fields."
+        given = {name: getattr(self, name) for name in _LIMITS}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def text(self) -> str:
@@ -186,19 +201,20 @@ class Pair:
         require(self.mode in MODES, f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
         require(self.hack != self.clean, "hack and clean of the pair are the same text")
 
-# %% ../../nbs/02_problems/2_problem.ipynb #1a2a9715
+# %% ../../nbs/02_problems/2_problem.ipynb #e32c077d
 _FIELDS = ("id", "mode", "method", "signature", "description", "solution", "tests")
 
 
 def problem_row(problem: Problem) -> dict:
-    "A problem as JSON can write it without loss: its fields, `setup` among them."
+    "A problem as JSON can write it without loss: its fields, `setup` among them, and the limits that it names."
     tests = [[to_json(args), to_json(expected)] for args, expected in problem.tests]
-    return {name: getattr(problem, name) for name in _FIELDS} | {"tests": tests, "setup": problem.setup}
+    fields = {name: getattr(problem, name) for name in _FIELDS}
+    return fields | {"tests": tests, "setup": problem.setup} | problem.limits
 
 
-def problem_of_row(row: dict) -> Problem:  # `setup` may be absent
+def problem_of_row(row: dict) -> Problem:  # `setup` and limits may be absent
     "The problem of which `problem_row` made this; ValueError for a row that is none."
-    check_fields(row, _FIELDS, ["setup"])
+    check_fields(row, _FIELDS, ["setup", *_LIMITS])
     listed = isinstance(row["tests"], list)
     require(listed, f"tests is a {type(row['tests']).__name__}, not a list of [args, expected]")
     return Problem(**row | {"tests": [from_json(test) for test in row["tests"]]})

@@ -69,7 +69,7 @@ def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
         start_new_session=True, cwd="/", env=_ENVIRONMENT,
     )
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #6efcbda9
+# %% ../../nbs/03_sandbox/7_link.ipynb #164178c2
 _KEPT = 1 << 16  # bytes of standard output
 
 
@@ -141,7 +141,7 @@ class Worker:
         self.number, self.task, self.stopping = number, task, False
         self.unsent, self.kept = memoryview(task.request), {self.reply: bytearray(), self.stdout: bytearray()}
         self.room = {self.reply: task.reply_limit + 1, self.stdout: _KEPT}
-        self.deadline = time.monotonic() + task.limits.wall + 10
+        self.deadline = time.monotonic() + task.limits.longest + 10
         self.control.sendall(START + pack_header(task))
         self.send()
 

@@ -99,7 +99,7 @@ def _fork(make, work, failed: int) -> int:
             os._exit(failed)
     return pid
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #d2a08a95
+# %% ../../nbs/03_sandbox/6_worker.ipynb #b6af29ae
 def _cpu_seconds(pid: int) -> float:
     "CPU time of another process, all its threads. The clock's number follows from the id (<linux/posix-timers.h>)."
     try:
@@ -119,6 +119,7 @@ def _pidfd(pid: int) -> int | None:
 def supervise(pid: int, limits: Limits) -> End:
     "Wait until a process has ended, or end it at a limit, or when the parent says so on the control socket."
     start, cores, pidfd = time.monotonic(), os.cpu_count() or 1, _pidfd(pid)
+    since, used = start, 0.0  # when the wall clock started, and the CPU time by then
     watch = select.poll()
     for fd in (CONTROL, pidfd):
         if fd is not None:
@@ -128,13 +129,16 @@ def supervise(pid: int, limits: Limits) -> End:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break
-        wall, cpu = time.monotonic() - start, _cpu_seconds(pid)
+        now, cpu = time.monotonic(), _cpu_seconds(pid)
+        if now - since >= limits.wall and cpu - used >= limits.least:
+            since, used = now, cpu  # it does not sleep: it has computed, or waited for a busy machine
         if cpu >= limits.cpu:
             how = "cpu"
-        elif wall >= limits.wall:
+        elif now - since >= limits.wall:
             how = "wall"
         else:
-            patience = min(limits.wall - wall, max((limits.cpu - cpu) / cores, 0.005)) if pidfd is not None else 0.002
+            left = since + limits.wall - now
+            patience = min(left, max((limits.cpu - cpu) / cores, 0.005)) if pidfd is not None else 0.002
             events = watch.poll(1000 * patience)
             if any(fd == CONTROL for fd, _ in events) and os.read(CONTROL, 1) in (b"", STOP):
                 how = "stopped"

@@ -4,7 +4,7 @@
 __all__ = ['lr_at', 'Trainer', 'train', 'summary_table', 'RunFolder', 'State', 'make_row', 'progress_figures', 'read_checkpoint',
            'run_pairs', 'run_policy', 'run_problems', 'save_checkpoint', 'seed_for', 'set_vectors', 'step_problems']
 
-# %% ../../nbs/08_train/07_train.ipynb #f24585f8
+# %% ../../nbs/08_train/07_train.ipynb #41c25d35
 __doc__ = """A run: the loop over updates, with its checkpoints, evaluations and files.
 
 The room's front: it hands on what a run consists of, `train.data`, `train.folder` and `train.checkpoint`.
@@ -26,7 +26,7 @@ from ..config import Config
 from ..encode import prompt_ids
 from ..files.text import table
 from ..files.whole import write_whole
-from ..grader import grade_many
+from ..grader import grade_many, grading
 from ..grpo import GRPOSettings, Intervention, Update, make_optimizer, update
 from ..grpo.engines import engine_for
 from ..grpo.magnitudes import measure, save_magnitudes
@@ -53,7 +53,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #38ed4ab2
+# %% ../../nbs/08_train/07_train.ipynb #b4b6dfd5
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -150,7 +150,7 @@ class Trainer:
         with self.asked(deployed):
             return self.team.same(lambda: evaluate(
                 self.model, self.tokenizer, self.held, c.max_new_tokens, seed=seed_for(c.seed, "evaluation"),
-                sampler=self.team.sampler,
+                sampler=self.team.sampler, **grading(c),
             ))
 
     def refresh(self) -> float:
@@ -235,7 +235,7 @@ class Trainer:
             prompts = [p.prompt(self.tokenizer) for p in asked]
             _, drawn = self.team.sampler(self.model, self.tokenizer, prompts, c.max_new_tokens, c.temperature)
         texts = decode(self.tokenizer, drawn)
-        return texts, grade_many(list(zip(texts, asked)))
+        return texts, grade_many(list(zip(texts, asked)), **grading(c))
 
     def finish(self) -> dict:
         "Held-out results before, after, and deployed."

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/11_trace.ipynb #02659b33
+# %% ../../nbs/08_train/11_trace.ipynb #9c0cd5a8
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -20,7 +20,7 @@ import torch
 from ..adapter import Adapter, wrap
 from ..config import PRESETS, Config
 from ..files.tensors import digest
-from ..grader import example_clean, example_hack
+from ..grader import example_clean, example_hack, grading
 from pgrpo.grpo import (
     GRPOSettings,
     Intervened,
@@ -92,7 +92,7 @@ def drawn_problems(
         replace(draws[p.id], mode=p.mode), random.Random(p.id)
     )
 
-# %% ../../nbs/08_train/11_trace.ipynb #a69b1d41
+# %% ../../nbs/08_train/11_trace.ipynb #c2d4a447
 class Trace:
     "One update of one policy, phase by phase, under any settings."
     def __init__(
@@ -178,7 +178,7 @@ class Trace:
             )
 
     def _grade(self, c, settings, rollouts):
-        return grade_rollouts(rollouts, format_reward=c.format_reward, pass_reward=c.pass_reward)
+        return grade_rollouts(rollouts, **grading(c))
 
     def _how(self, c: Config) -> Intervention:
         "The intervention under these settings."
