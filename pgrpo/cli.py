@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'make_parser', 'main']
 
-# %% ../nbs/12_cli/1_cli.ipynb #1c854fe5
+# %% ../nbs/12_cli/1_cli.ipynb #ba51c88e
 __doc__ = """The command `pgrpo`: each subcommand reads its flags, calls one function and prints what came back.
 
 What a subcommand needs is imported when it runs, so that help and errors do not wait for torch.
@@ -14,11 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-from .config import coerce
+from .config import PRESETS, coerce
 from .files.text import table
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #ed7479c0
+# %% ../nbs/12_cli/1_cli.ipynb #90956f66
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -27,8 +27,10 @@ def _train(args):
 def _compare(args):
     from pgrpo.experiment import compare
     from pgrpo.experiment.tables import comparison_table
+    from pgrpo.train.folder import changed_name
     base = chosen(args)
-    out = Path(args.out or Path("runs") / f"compare-{args.preset}")
+    changed = changed_name(base, PRESETS[args.preset])
+    out = Path(args.out or Path("runs") / "-".join(filter(None, ["compare", args.preset, changed])))
     runs = compare(
         base, args.arms.split(","), [coerce("seed", s) for s in args.seeds.split(",")], out, args.figure, args.workers,
         progress=not args.quiet,
@@ -84,8 +86,20 @@ def _bench(args):
     if args.figure: print("figure:", *save_figure(scaling_figure(report), args.figure))
 
 
+def _check_file(path: str) -> int:
+    from pgrpo.grader.check import constant, faults
+    from pgrpo.problems import load_problems
+    problems = load_problems(path)
+    found, same = faults(problems), constant(problems)
+    for id, why in found.items(): print(f"problem {id!r}: {why}")
+    if same: print(f"{len(same)} are right with one constant answer: {', '.join(str(p.id) for p in same)}")
+    print(f"{len(problems) - len(found)} of {len(problems)} problems of {path} can be trained on")
+    return 1 if found else 0
+
+
 def _check(args):
     from pgrpo.grader import hack_matrix
+    if args.problems: return _check_file(args.problems)
     if args.sandbox:
         from pgrpo.grader.probes import check_sandbox, format_layers
         print(format_layers(check_sandbox()))
@@ -114,12 +128,12 @@ def _build_policy(args):
 
 def _build_pool(args):
     from pgrpo.experiment import pool_of_run
+    from pgrpo.grader import grading
     from pgrpo.pool import pool_table, template_pool
     from pgrpo.train.data import run_problems
     c = chosen(args)
-    rewards = dict(format_reward=c.format_reward, pass_reward=c.pass_reward)
     if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
-    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **rewards)
+    else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **grading(c))
     pool.save(args.out)
     print(pool_table(pool))
     print(f"pool: {args.out}")
@@ -152,13 +166,14 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #ae310163
+# %% ../nbs/12_cli/1_cli.ipynb #217d296d
 def _compare_flags(sub):
     add_settings(sub, "demo")
     sub.add_argument("--arms", default="none,erase,route",
                      help="names, separated by commas; a control is an arm like 'erase random'")
     sub.add_argument("--seeds", default="0", help="numbers, separated by commas")
-    sub.add_argument("--out", help="folder of the runs and results; runs/compare-PRESET by default")
+    sub.add_argument("--out", help="folder of the runs and results; by default "
+                     "runs/compare-PRESET and what else was changed, such as runs/compare-demo-lr=0.01")
     sub.add_argument("--figure", help="where the figure goes, without a suffix; into the out folder by default")
     sub.add_argument("--workers", type=int, help="runs at a time; by default one per core, and one on a GPU")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -186,6 +201,8 @@ def _bench_flags(sub):
 
 def _check_flags(sub):
     sub.add_argument("--sandbox", action="store_true", help="list the sandbox's layers and try each")
+    sub.add_argument("--problems", metavar="FILE",
+                     help="run the solutions of a file of problems, and a method that does nothing, over its tests")
 
 
 def _build_policy_flags(sub):
@@ -218,14 +235,14 @@ def _results_flags(sub):
     sub.add_argument("paths", nargs="+", metavar="PATH", help="a run's folder, a sweep's folder, or a results.jsonl")
     sub.add_argument("--markdown", action="store_true", help="tables in Markdown")
 
-# %% ../nbs/12_cli/1_cli.ipynb #2116426b
+# %% ../nbs/12_cli/1_cli.ipynb #03124982
 COMMANDS = {  # name → what it does, in a line; what runs it; what adds its flags
     "train": ("train a policy under a preset, or go on with a run", _train, train_flags),
     "compare": ("run several arms side by side: a table and a figure", _compare, _compare_flags),
     "extract": ("extract V from labelled pairs and save it", _extract, _extract_flags),
     "export": ("write a run's model as a plain transformers folder", _export, _export_flags),
     "bench": ("measure speed and memory against named alternatives, as ratios", _bench, _bench_flags),
-    "check": ("check the grader: the hack × mode matrix, or with --sandbox every layer of isolation", _check,
+    "check": ("check the grader (the hack × mode matrix), every layer of isolation, or a file of problems", _check,
               _check_flags),
     "build-policy": ("train the embedded policy from scratch", _build_policy, _build_policy_flags),
     "build-pool": ("build a pool of hacks for the training problems of a preset, graded once", _build_pool,

@@ -18,7 +18,7 @@ from .files.typed import as_type
 from .problems import CORE_MODES, MODES
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #44612bc5
+# %% ../nbs/08_train/02_config.ipynb #08f8d343
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -57,7 +57,7 @@ class Config:
     # extraction
     pairs: str = setting("generated", '"generated", "handwritten", or a JSONL file of pairs')
     pair_modes: tuple[str, ...] = setting(CORE_MODES, "leave one out for the weak detector")
-    n_pairs: int = setting(48, "labelled pairs", above=0)
+    n_pairs: int | None = setting(48, "labelled pairs, evenly of the modes; none: all that a file has", above=0)
     k: int = setting(8, "rows of V per module", above=0)
     normalize: Literal["mean", "sum"] = setting("mean", "of a pair's loss over its tokens")
     tau: float | None = setting(None, "floor per module on S_i / S_0", least=0, most=1)
@@ -66,9 +66,11 @@ class Config:
     refresh: int = setting(0, "extract V again every so many steps; 0: never", least=0)
     # the problems
     problems: str = setting("generated", '"generated", "handwritten", or a JSONL file of problems')
-    modes: tuple[str, ...] = setting(CORE_MODES, "loopholes of the prompts")
+    modes: tuple[str, ...] = setting(
+        CORE_MODES, "loopholes of the prompts; the four of the default: those of them that a file has")
     known: float = setting(0.3, "share of generated problems that honest work can solve", least=0, most=1)
-    n_problems: int = setting(1024, "training problems that are drawn from", above=0)
+    n_problems: int | None = setting(
+        1024, "training problems that are drawn from; none: all that a file has", above=0)
     # the update
     steps: int = setting(56, "optimizer updates of the run", above=0)
     prompts: int = setting(16, "P, per step", above=0)
@@ -149,7 +151,7 @@ def coerce(name: str, value):
     try: return as_type(kind, value)
     except (TypeError, ValueError) as e: raise ValueError(f"{name} is {value!r}; {e}") from None
 
-# %% ../nbs/08_train/02_config.ipynb #389753b8
+# %% ../nbs/08_train/02_config.ipynb #22e2a13b
 def _out_of_range(c: Config) -> Iterator[str]:
     for f in fields(c):
         value, limits, or_none = getattr(c, f.name), f.metadata, ", or none" if f.default is None else ""
@@ -175,8 +177,14 @@ def _of_modes(c: Config) -> Iterator[str]:
     if c.pairs == "generated" and set(c.pair_modes) - set(CORE_MODES):
         yield (f"generated pairs exist for {', '.join(CORE_MODES)} alone; take those out of pair_modes that are not, "
                "or give a file of pairs")
-    if c.k > c.n_pairs:
+    if c.n_pairs and c.k > c.n_pairs:
         yield (f"k is {c.k}, but {c.n_pairs} pairs span no more than {c.n_pairs} directions; lower k or raise n_pairs")
+
+
+def _of_the_files(c: Config) -> Iterator[str]:
+    for name, count in (("problems", "n_problems"), ("pairs", "n_pairs")):
+        if getattr(c, name) == "generated" and getattr(c, count) is None:
+            yield f"{count} is none, which means all of a file, and {name} are generated; give a number"
 
 
 def _of_the_arm(c: Config) -> Iterator[str]:
@@ -212,9 +220,10 @@ def _of_the_machine(c: Config) -> Iterator[str]:
 
 
 def _contradictions(c: Config) -> Iterator[str]:
-    return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_arm(c), _of_the_teacher(c))
+    return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_files(c), _of_the_arm(c),
+                 _of_the_teacher(c))
 
-# %% ../nbs/08_train/02_config.ipynb #2bfcd54f
+# %% ../nbs/08_train/02_config.ipynb #4cce84c6
 _SMOKE = dict(
     steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3,
     checkpoint_every=2, log_modules=2, probe_every=3, warmup=1,
@@ -232,11 +241,27 @@ PRESETS = {
 }
 
 
+def _following(base: Config, changes: dict) -> dict:
+    "What follows where the preset has a setting for the sake of another that is replaced."
+    after, new = {}, {name for name, value in changes.items() if value != getattr(base, name)}
+    if "problems" in new: after |= dict(pool=None, mix=0.0)  # the pool is of the preset's own problems
+    if "pool" in changes: after = {} if coerce("pool", changes["pool"]) else dict(mix=0.0)
+    if "mix" in changes: after |= {} if coerce("mix", changes["mix"]) else dict(pool=None)
+    for name, count in (("problems", "n_problems"), ("pairs", "n_pairs")):
+        if name in new and changes[name] not in ("generated", "handwritten"): after[count] = None
+    if "policy" in new and changes["policy"] == "embedded": after["dtype"] = "float32"
+    return after | changes
+
+
 def preset(name: str, **changes) -> Config:
-    "A preset with some settings changed. ValueError for an unknown preset or setting."
+    """A preset with some settings changed, and with what follows from them.
+
+    Other problems have no teacher but one that is named, and of a file all problems and pairs are taken.
+    ValueError for an unknown preset or setting.
+    """
     if name not in PRESETS: raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
     for changed in changes: field_type(changed)
-    return replace(PRESETS[name], **changes)
+    return replace(PRESETS[name], **_following(PRESETS[name], changes))
 
 # %% ../nbs/08_train/02_config.ipynb #62f66f35
 def identity(config: Config) -> dict:

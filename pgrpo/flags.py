@@ -54,11 +54,12 @@ def chosen(args: argparse.Namespace) -> Config:
     given = {f.name: coerce(f.name, getattr(args, f.name)) for f in fields(Config) if hasattr(args, f.name)}
     return preset(args.preset, **given)
 
-# %% ../nbs/08_train/03_flags.ipynb #313d5f13
+# %% ../nbs/08_train/03_flags.ipynb #dfa4ee6b
 def train_flags(parser: argparse.ArgumentParser):
     "What `pgrpo train` and `python -m pgrpo.train` take."
     add_settings(parser)
-    parser.add_argument("--run-dir", "--run_dir", help="the run's folder; runs/PRESET-ARM-SEED by default")
+    parser.add_argument("--run-dir", "--run_dir", help="the run's folder; by default runs/PRESET-ARM-SEED "
+                        "and what else was changed, such as runs/demo-erase-random-0-lr=0.01")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what the run would need in memory and time, and do nothing")
     parser.add_argument("--tensorboard", metavar="DIR",

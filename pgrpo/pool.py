@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Pool', 'templates', 'template_pool', 'sampled_pool', 'pool_table']
 
-# %% ../nbs/08_train/01_pool.ipynb #fbaa1dd1
+# %% ../nbs/08_train/01_pool.ipynb #96e960e0
 __doc__ = """The teacher pool: completions made beforehand, graded once and frozen, for rows that no policy drew.
 
 Labels are read here, where a pool is built, and nowhere afterwards: an update that draws from it sees rewards alone.
@@ -28,9 +28,9 @@ from .grader import Grade, example_clean, example_hack, fenced, grade_many
 from .policy import decode, sample
 from .problems import Problem, bare_signature
 from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
-from .problems.problem import problem_of_row, problem_row
+from .problems.problem import NEEDED, problem_of_row, problem_row
 
-# %% ../nbs/08_train/01_pool.ipynb #28a2d737
+# %% ../nbs/08_train/01_pool.ipynb #35ca62f5
 def _named(row, names: list[str], what: str, optional: Sequence[str] = ()):
     "ValueError unless the row is an object with these fields, and none but these and optional ones."
     require(type(row) is dict, f"{what} is {json.dumps(row)[:60]}, not an object with named fields")
@@ -39,8 +39,8 @@ def _named(row, names: list[str], what: str, optional: Sequence[str] = ()):
 
 def _problem(row) -> Problem:
     "A pool's problem; here `setup` has to be there, as the file is written by nobody but `save`."
-    optional = [f.name for f in fields(Problem) if f.default is None]
-    _named(row, [f.name for f in fields(Problem) if f.name not in optional], "problem", optional)
+    require(type(row) is dict, f"problem is {json.dumps(row)[:60]}, not an object with named fields")
+    check_fields(row, [*NEEDED, "setup"], [f.name for f in fields(Problem)])
     return problem_of_row(row)
 
 

@@ -1,15 +1,22 @@
 """Problem, pair and LeetCode files: what is refused and with which words, and that what is stored comes back."""
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from pgrpo.cli import main
+from pgrpo.config import PRESETS, preset
+from pgrpo.experiment import sweep
 from pgrpo.files.jsonl import from_json, read_rows, to_json, write_rows
 from pgrpo.grader import fenced, grade_many
+from pgrpo.grader.check import check_problems
+from pgrpo.policy import load_policy
 from pgrpo.problems import (
     CORE_MODES,
     LEVERS,
@@ -25,6 +32,9 @@ from pgrpo.problems import (
     save_pairs,
     save_problems,
 )
+from pgrpo.train import Trainer, run_data, run_pairs, step_problems, train
+from pgrpo.train.folder import run_name
+from pgrpo.train.plan import plan
 
 LEETCODE = Path(__file__).parents[2] / "shared" / "data" / "leetcode_test_medhard.jsonl"
 
@@ -392,3 +402,219 @@ def test_prompts_without_a_template():
 def test_rows_are_numbered_as_an_editor_does(tmp_path):
     path = write(tmp_path / "r.jsonl", '{"a": "\u2028"}', "", '{"a": 2}')
     assert read_rows(path, lambda row, number: number) == [1, 3]
+
+
+# problems that test nothing, and what a run makes of a file
+
+
+def turn(id, tests, **more):
+    "A task in place: reverse a list."
+    solution = "class Solution:\n    def turn(self, nums):\n        nums.reverse()\n"
+    return Problem(id=id, mode="sentinel", method="turn", signature="nums", description=f"Reverse the list {id}.",
+                   solution=solution, tests=tests, **more)
+
+
+IDLE = "class Solution:\n    def turn(self, nums):\n        pass"
+ASIDE = "class Solution:\n    def turn(self, nums):\n        return nums[::-1]"
+
+
+@pytest.mark.parametrize("form", [lambda value: [value], lambda value: {"nums": value}], ids=["place", "name"])
+def test_a_task_in_place_asks_for_the_argument(form):
+    p = turn("t", [(form([1, 2, 3]), [3, 2, 1]), (form([4]), [4])], changes="nums")
+    right, idle, aside = grade_many([(fenced(code), p) for code in (p.solution, IDLE, ASIDE)])
+    assert right.gt_correct and not idle.gt_correct and not aside.gt_correct
+    assert idle.detail == "test 1 of 2: left nums as [1, 2, 3], expected [3, 2, 1]"
+
+
+def test_a_task_in_place_comes_back_from_its_file(tmp_path):
+    p = turn("t", [([[1, 2]], [2, 1])], changes="nums")
+    save_problems([p], tmp_path / "p.jsonl")
+    assert load_problems(tmp_path / "p.jsonl") == [p]
+    assert "`nums` after the call" in p.text
+
+
+@pytest.mark.parametrize("p, why", [
+    (turn("x", [([[1, 2]], None), ([[3]], None)]), "a method that does nothing passes"),
+    (turn("x", [([[3]], [3])], changes="nums"), "none expects nums to have changed"),
+    (turn("x", [([[1, 2]], [1, 2])], changes="nums"), "its solution fails its own tests"),
+    (Problem(**GOOD | {"id": "x", "tests": [([[1, 2]], 4)]}), "test 1 of 1: returned 3, expected 4"),
+    (Problem(**GOOD | {"id": "x", "solution": "class Solution:\n    def total(self, nums, start=0):\n        1 / 0"}),
+     "ZeroDivisionError"),
+])
+def test_a_problem_that_tests_nothing_is_named(p, why):
+    good = Problem(**GOOD | {"id": "good"})
+    with pytest.raises(ValueError, match="problem 'x'") as e: check_problems([good, p], "mine.jsonl")
+    assert why in str(e.value) and "mine.jsonl: 1 of 2" in str(e.value) and "'good'" not in str(e.value)
+
+
+def test_what_ships_passes_the_check():
+    check_problems(handwritten())
+
+
+def some(mode, n, start=0):
+    return [Problem(**GOOD | {"id": f"{mode}-{i}", "mode": mode, "description": f"Add the numbers up, {mode} {i}."})
+            for i in range(start, start + n)]
+
+
+def of_file(tmp_path, problems, name="smoke", **settings):
+    save_problems(problems, tmp_path / "mine.jsonl")
+    return preset(name, problems=str(tmp_path / "mine.jsonl"), **settings)
+
+
+@pytest.mark.parametrize("broken", [dict(tests=[([[1]], None)]), dict(tests=[([[1]], 2)])])
+def test_a_run_refuses_a_broken_file_before_it_loads_a_model(tmp_path, broken):
+    bad = Problem(**GOOD | {"id": "bad", "description": "Another."} | broken)
+    config = of_file(tmp_path, [*some("sentinel", 4), bad], policy="no/such/model")
+    for start in (lambda: Trainer(config, progress=False), lambda: plan(config)):
+        with pytest.raises(ValueError, match="problem 'bad'"): start()
+
+
+def test_a_large_file_is_used_whole(tmp_path):
+    config = of_file(tmp_path, [*some("sentinel", 60), *some("run_tests", 5)], eval_problems=4)
+    data = run_data(config)
+    assert len(data.problems) == 65 - 4 - 1 and len(data.held) == 8  # two modes of four answers each
+    assert len({p.id for p in data.problems}) == len(data.problems)
+    assert not {p.id for p in data.problems} & {p.id for p in data.held}
+    assert "60 of its 65 problems are trained on (4 run_tests, 56 sentinel), 5 are held out" in data.notes[0]
+    assert any("no problem of stdout_marker, file_marker" in note for note in data.notes)
+    held = [int(p.id.split("-")[1]) for p in data.held if p.mode == "sentinel"]
+    assert held[0] < 15 and held[-1] >= 45  # all over the file
+    asked = {p.mode for step in range(3) for p in step_problems(config, data.problems, step)}
+    assert asked == {"sentinel", "run_tests"}
+
+
+def test_a_cut_is_said(tmp_path):
+    data = run_data(of_file(tmp_path, some("sentinel", 60), n_problems=8))
+    assert len(data.problems) == 8 and "8 of its 60 problems" in data.notes[0]
+    assert any("n_problems is 8" in note for note in data.notes)
+
+
+def test_a_mode_that_was_named_has_to_be_there(tmp_path):
+    with pytest.raises(ValueError, match="0 different problems of mode run_tests"):
+        run_data(of_file(tmp_path, some("sentinel", 6), modes=("sentinel", "run_tests")))
+    with pytest.raises(ValueError, match="problems of exit_code alone; name"):
+        run_data(of_file(tmp_path, some("exit_code", 6)))
+    data = run_data(of_file(tmp_path, [*some("exit_code", 6), *some("sentinel", 4)]))
+    assert any("problems of exit_code are not used" in note for note in data.notes)
+
+
+def test_nothing_that_is_trained_on_is_held_out(tmp_path):
+    same = [Problem(**GOOD | {"id": i, "description": f"Add, {i // 2}."}) for i in range(8)]
+    data = run_data(of_file(tmp_path, same))
+    assert not {p.text for p in data.problems} & {p.text for p in data.held}
+
+
+def test_all_pairs_of_a_file_are_used_and_a_cut_is_even(tmp_path):
+    rows = [PAIR | {"mode": mode, "prompt": f"{i}"} for mode in ("sentinel", "run_tests") for i in range(3)]
+    file = str(write(tmp_path / "pairs.jsonl", *rows))
+    assert len(run_pairs(preset("smoke", pairs=file))) == 6
+    assert Counter(p.mode for p in run_pairs(preset("smoke", pairs=file, n_pairs=4))) == dict(sentinel=2, run_tests=2)
+    with pytest.raises(ValueError, match="k is 7, but the 6 pairs"): run_pairs(preset("smoke", pairs=file, k=7))
+    assert set(Counter(p.mode for p in run_pairs(preset("fast"))).values()) == {6}  # 24 of 32, none of them left out
+
+
+def test_a_run_keeps_what_it_was_about(tmp_path, capsys):
+    config = of_file(tmp_path, some("sentinel", 6), steps=1, refresh=0, eval_every=0, probe_every=0)
+    train(config, tmp_path / "run", progress=False)
+    assert capsys.readouterr().err.count("problems are trained on") == 1
+    kept = json.loads((tmp_path / "run" / "problems.json").read_text())
+    assert len(kept["train"]) == 4 and len(kept["held"]) == 2 and "4 of its 6" in kept["notes"][0]
+    (tmp_path / "run" / "summary.json").unlink()
+    of_file(tmp_path, some("sentinel", 6, start=1))
+    with pytest.raises(ValueError, match="a run over other problems"): train(config, tmp_path / "run", progress=False)
+
+
+# what a preset means where something of it is replaced
+
+
+@pytest.mark.parametrize("name", ["fast", "full", "smoke", "demo"])
+def test_foreign_problems_have_no_teacher_but_one_that_is_named(name):
+    config = preset(name, problems="mine.jsonl", pairs="mine.jsonl")
+    assert (config.pool, config.mix, config.n_problems, config.n_pairs) == (None, 0, None, None)
+    config = preset(name, problems="mine.jsonl", pool="pool.jsonl.gz", mix=0.5)
+    assert (config.pool, config.mix) == ("pool.jsonl.gz", 0.5)
+    with pytest.raises(ValueError, match="there is no pool"): preset(name, problems="mine.jsonl", mix=0.5)
+
+
+def test_half_a_teacher_is_no_contradiction_of_the_preset():
+    assert preset("fast", mix=0).pool is None and preset("fast", pool=None).mix == 0
+    assert preset("fast", policy="embedded").dtype == "float32"
+    assert preset("fast") == PRESETS["fast"] == preset("fast", problems="handwritten")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    "A small Llama beside the embedded policy's tokenizer, as the tutorial makes it."
+    folder = tmp_path_factory.mktemp("own") / "model"
+    _, tokenizer = load_policy("embedded")
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=1024, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None, tie_word_embeddings=True,
+    )).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def page_command():
+    "The command that the tutorial gives for a model, problems and pairs of one's own."
+    page = (Path(__file__).parents[1] / "nbs" / "00_start" / "3_bring_your_own.ipynb").read_text()
+    return re.search(r"`pgrpo (train fast --policy [^`]*)`", page)[1].split()
+
+
+@pytest.mark.parametrize("more", [
+    ["--dry-run"],
+    ["--device", "cpu", "--dtype", "float32", "--steps", "1", "--max-new-tokens", "4", "--eval-problems", "1"],
+], ids=["dry", "whole"])
+def test_the_command_of_the_tutorial(model, tmp_path, monkeypatch, capsys, more):
+    pairs = [PAIR | {"mode": mode, "prompt": p.text} for mode in ("sentinel", "run_tests") for p in some(mode, 3)]
+    write(tmp_path / "pairs.jsonl", *pairs)
+    save_problems([*some("sentinel", 4), *some("run_tests", 4)], tmp_path / "problems.jsonl")
+    command = [str(model) if word == "Qwen/Qwen3-4B" else word for word in page_command()]
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, *more]) == 0, capsys.readouterr().err
+    said = "".join(capsys.readouterr())
+    assert "no teacher" in said and "6 of its 8 problems are trained on" in said and "6 pairs" in said
+    folder, = (tmp_path / "runs").iterdir() if "--dry-run" not in more else [Path("fast-none-0-")]
+    assert folder.name.startswith("fast-none-0-")
+
+
+def test_a_pool_of_other_problems_is_refused_by_a_dry_run_too(model, tmp_path):
+    config = of_file(tmp_path, some("sentinel", 6), "fast", pool="handwritten", mix=0.125, policy=str(model))
+    why = "the pool handwritten has no problem of this run in mode sentinel"
+    with pytest.raises(ValueError, match=why): plan(config)
+
+
+def test_check_of_a_file(tmp_path, capsys):
+    save_problems(some("sentinel", 3), tmp_path / "good.jsonl")
+    assert main(["check", "--problems", str(tmp_path / "good.jsonl")]) == 0
+    assert "3 of 3 problems" in capsys.readouterr().out
+    save_problems([*some("sentinel", 3), turn("x", [([[1]], None)])], tmp_path / "bad.jsonl")
+    assert main(["check", "--problems", str(tmp_path / "bad.jsonl")]) == 1
+    out = capsys.readouterr().out
+    assert "problem 'x': a method that does nothing passes" in out and "3 of 4 problems" in out and "constant" in out
+
+
+# what a run's folder is called
+
+
+def test_runs_that_differ_have_folders_that_differ():
+    changes = [{}, dict(lr=0.01), dict(modes="gt_only"), dict(arm="erase"), dict(arm="erase", gate="reverse"),
+               dict(arm="erase", by="rollout"), dict(seed=1), dict(problems="/a/p.jsonl"), dict(problems="/b/p.jsonl"),
+               dict(arm="erase", control="random"), dict(n_pairs=24), dict(known=0.2)]
+    names = [run_name(preset("demo", **change), PRESETS["demo"]) for change in changes]
+    assert len(set(names)) == len(names) and names[0] == "none-0" and names[1] == "none-0-lr=0.01"
+    assert all(re.fullmatch(r"[\w=.+-]{1,120}", name) for name in names)
+
+
+def test_a_sweep_names_its_runs_as_the_command_does(tmp_path):
+    base = preset("demo")
+    cells = {cell.arm: cell for cell in sweep(base, ["none", "erase random", "ceiling"], [3], tmp_path)}
+    assert {arm: cell.folder.name for arm, cell in cells.items()} == {
+        "none": "none-3", "erase random": "erase-random-3", "ceiling": "ceiling-3"}
+    for arm in ("none", "erase random"): assert cells[arm].folder.name == run_name(cells[arm].config, base)
+
+
+def test_the_pages_pairs_are_asked_as_the_problems_are():
+    page = (Path(__file__).parents[1] / "nbs" / "00_start" / "3_bring_your_own.ipynb").read_text()
+    assert "prompt=p.text" in page and "prompt=p.prompt()" not in page

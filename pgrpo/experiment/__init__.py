@@ -4,7 +4,7 @@
 __all__ = ['POOL_SUFFIX', 'Cell', 'sweep', 'pool_of_run', 'run_cells', 'results', 'save_results', 'load_results',
            'comparison_figure', 'compare']
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #11603736
+# %% ../../nbs/09_experiment/04_experiment.ipynb #870aa126
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 Each run is a process of its own and writes an ordinary run folder; nothing of a run is computed here. What is
@@ -34,8 +34,9 @@ from ..files.whole import write_whole
 from ..grader import grading
 from ..pool import Pool, sampled_pool
 from ..train import RunFolder, Trainer, progress_figures, run_problems
+from ..train.folder import run_name
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #9a89dbb6
+# %% ../../nbs/09_experiment/04_experiment.ipynb #c5e26d55
 POOL_SUFFIX = ".pool.jsonl.gz"  # of the pool that lies beside the run it was sampled from
 
 
@@ -58,10 +59,11 @@ class Cell:
 
 
 def _cell(base: Config, arm: str, seed: int, out: Path) -> Cell:
-    folder = lambda name: out / f"{name.replace(' ', '-')}-{seed}"
     settings = dict(ARM_SETTINGS[arm], seed=seed)
-    if settings.get("pool") == OF_NONE: settings["pool"] = f"{folder('none')}{POOL_SUFFIX}"
-    return Cell(arm, seed, replace(base, **settings), folder(arm))
+    teacher = out / run_name(replace(base, seed=seed), label="none")
+    if settings.get("pool") == OF_NONE: settings["pool"] = f"{teacher}{POOL_SUFFIX}"
+    config = replace(base, **settings)
+    return Cell(arm, seed, config, out / run_name(config, label=arm))
 
 
 def sweep(

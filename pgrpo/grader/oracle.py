@@ -168,7 +168,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #28051244
+# %% ../../nbs/04_grader/2_oracle.ipynb #b183904a
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -208,5 +208,6 @@ def verdict(problem: Problem, run: Run, reply: Reply) -> tuple[bool, str]:
         if "value" not in record:
             return False, f"{which}: {text_of(record, 'error') or 'no answer'}"
         if not same(expected, record["value"]):
-            return False, f"{which}: returned {_shown(record['value'])}, expected {_shown(to_json(expected))}"
+            what = f"left {problem.changes} as" if problem.changes else "returned"
+            return False, f"{which}: {what} {_shown(record['value'])}, expected {_shown(to_json(expected))}"
     return True, f"all {len(problem.tests)} tests passed"

@@ -237,7 +237,7 @@ def rates(
     mean = {key: sum(row[key] for row in out.values()) / len(out) for key in ("hack", "solve", "attempted")}
     return out | {"mean": mean | dict(n=len(grades))}
 
-# %% ../../nbs/05_policy/3_policy.ipynb #7651574b
+# %% ../../nbs/05_policy/3_policy.ipynb #9348bb5d
 def evaluate(
     model,
     tokenizer,
@@ -245,6 +245,7 @@ def evaluate(
     max_new_tokens: int = 64,
     seed: int = 0,
     sampler: Callable = sample,  # or what is called as it is, in its place
+    **how,                       # what the grader is told, as `pgrpo.grader.grading` gives it
 ) -> dict[str, dict]:            # see `rates`
     "One sampled completion per problem, graded. The caller's random state is left alone."
     grades, at_once = [], 256
@@ -253,5 +254,5 @@ def evaluate(
         for start in range(0, len(problems), at_once):
             some = problems[start:start + at_once]
             _, ids = sampler(model, tokenizer, [p.prompt(tokenizer) for p in some], max_new_tokens)
-            grades += grade_many(list(zip(decode(tokenizer, ids), some)))
+            grades += grade_many(list(zip(decode(tokenizer, ids), some)), **how)
     return rates(grades, [p.mode for p in problems])

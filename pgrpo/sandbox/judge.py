@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['examine', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b5819b38
+# %% ../../nbs/03_sandbox/5_judge.ipynb #e7c5f9e6
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources), `method`, `mode` and `calls` (the arguments of each call, each
-as a text of its own). Beside these a flawed grader's request holds `expected`, and the diagnosis of a `run_tests`
-holds `stand_in`, another solution's source. Reports are the records of `pgrpo.sandbox.protocol`.
+as a text of its own), and for a task in place `changes`, the argument that is the answer. Beside these a flawed
+grader's request holds `expected`, and the diagnosis of a `run_tests` holds `stand_in`, another solution's source.
+Reports are the records of `pgrpo.sandbox.protocol`.
 
 This code is not to be trusted, and nothing relies on it. It lives in the submission's interpreter, where a
 submission can patch it, walk its frames, write its records itself, or end the process. All of that amounts to
@@ -56,7 +57,7 @@ def examine(request: dict) -> bool:
     write(compiles=True, mechanism=mechanism)
     return True
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #3f17ac6b
+# %% ../../nbs/03_sandbox/5_judge.ipynb #a9aa0e60
 def _load(request: dict, source: str = "code") -> dict:
     "Run the setup and the submission, or another source of the request, as a module: its names."
     module = types.ModuleType("submission")
@@ -66,11 +67,18 @@ def _load(request: dict, source: str = "code") -> dict:
     return module.__dict__
 
 
-def _call(solution, method: str, text: str):
-    "Call the method with arguments that were decoded for this call alone, so that changing them changes nothing else."
+def _call(solution, request: dict, text: str):
+    """Call the method with arguments that were decoded for this call alone, so that changing them changes nothing else.
+
+    The answer is what it returns, or under `changes` the argument of that place and name after the call.
+    """
     args = from_json(json.loads(text))
-    call = getattr(solution, method)
-    return call(*args) if type(args) is list else call(**args)
+    call = getattr(solution, request["method"])
+    returned = call(*args) if type(args) is list else call(**args)
+    if "changes" not in request:
+        return returned
+    place, name = request["changes"]
+    return args[place if type(args) is list else name]
 
 # %% ../../nbs/03_sandbox/5_judge.ipynb #8a228f11
 def _run_tests(namespace: dict):
@@ -91,7 +99,7 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #d838ac01
+# %% ../../nbs/03_sandbox/5_judge.ipynb #abd43dbf
 def _carried(value):
     "A value as a record holds it; TypeError if it is neither plain data nor of a subclass."
     try:
@@ -113,7 +121,7 @@ def judge(request: dict):
             if "Solution" not in namespace:
                 raise LookupError("there is no class Solution")
             solution = namespace["Solution"]()
-            write(value=_carried(_call(solution, request["method"], text)))
+            write(value=_carried(_call(solution, request, text)))
         except BaseException as e:
             write(error=told(e))
     try:
@@ -125,7 +133,7 @@ def judge(request: dict):
     except BaseException as e:
         write(channel="", error=told(e))
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b08f6b36
+# %% ../../nbs/03_sandbox/5_judge.ipynb #f1f34cdd
 def _exit_status(e: SystemExit) -> int:
     "The status with which an interpreter leaves that nobody keeps from leaving."
     if e.code is None:
@@ -137,7 +145,7 @@ def _compare(namespace: dict, request: dict) -> str:
     "Compare every call's value with the expected one by ==. Class of the last value that was not equal itself, or ''."
     foreign = ""
     for text, expected in zip(request["calls"], request["expected"]):
-        value = _call(namespace["Solution"](), request["method"], text)
+        value = _call(namespace["Solution"](), request, text)
         wanted = from_json(json.loads(expected))
         if not value == wanted:
             raise AssertionError("a test failed")

@@ -3,26 +3,30 @@
 # %% auto #0
 __all__ = ['run', 'make_parser']
 
-# %% ../../nbs/08_train/16_main.ipynb #824d3e78
+# %% ../../nbs/08_train/16_main.ipynb #eb1daf78
 __doc__ = """`python -m pgrpo.train PRESET [--field value]`, also under torchrun: one run, one process or several."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from ..config import PRESETS
 from ..flags import Parser, chosen, run_command, train_flags
 from . import summary_table, train
 from .distributed import join
+from .folder import run_name
 from .plan import plan
 from .sinks import sinks
 
-# %% ../../nbs/08_train/16_main.ipynb #f0bee740
+# %% ../../nbs/08_train/16_main.ipynb #3297ed03
 def run(args: argparse.Namespace):
     "Train as the flags say, and print the result and where the files are."
-    config = chosen(args)
+    config, base = chosen(args), PRESETS[args.preset]
+    if base.pool and not config.pool and not hasattr(args, "pool"):
+        print(f"note: no teacher, as the pool of {args.preset} knows {base.problems} problems alone; "
+              "`pgrpo build-pool` makes one", file=sys.stderr)
     if args.dry_run: return print(plan(config).table())
-    default = Path("runs") / "-".join([args.preset, *config.label.split(), str(config.seed)])
-    folder = Path(args.run_dir or default)
+    folder = Path(args.run_dir or Path("runs") / f"{args.preset}-{run_name(config, base)}")
     with join(config.device) as team:
         tensorboard, wandb = team.writes and args.tensorboard, team.writes and args.wandb
         with sinks(config, folder, tensorboard, wandb) as on_row:

@@ -4,7 +4,7 @@
 __all__ = ['CHARACTERS', 'TEMPLATE', 'GPUS', 'USE_FLOPS', 'USE_BANDWIDTH', 'LAUNCH', 'RESERVE', 'tokens_of', 'Work', 'work_of',
            'resident_bytes', 'Sampling', 'sampling', 'folding_peak', 'phase_bytes', 'learning_flops', 'Plan', 'plan']
 
-# %% ../../nbs/08_train/14_plan.ipynb #8fd713de
+# %% ../../nbs/08_train/14_plan.ipynb #a740df7a
 __doc__ = """What a run will need in memory, arithmetic and time, computed from its config before anything is loaded.
 
 Bytes and operations are counts of `pgrpo.train.count`, put together as a run's phases follow one another. Nothing is
@@ -24,10 +24,10 @@ from ..adapter.linear import fold_weight, matrix
 from ..config import Config
 from ..files.text import table
 from ..strategies import STRATEGIES
-from . import run_pairs, run_problems
+from . import run_data
 from .count import Live, Skeletons, architecture, attention_flops, learning, prefill
 
-# %% ../../nbs/08_train/14_plan.ipynb #a0edab25
+# %% ../../nbs/08_train/14_plan.ipynb #20baa1c5
 CHARACTERS = 3  # of a text in one token
 TEMPLATE = 24   # tokens of a chat template around a text
 
@@ -50,6 +50,7 @@ class Work:
     pairs: int
     question: int   # tokens of a pair's prompt
     answer: int     # tokens of its longer side
+    notes: tuple[str, ...] = ()  # on the problems and pairs, see `pgrpo.train.data`
 
     @property
     def total(self) -> int:
@@ -61,13 +62,13 @@ def work_of(config: Config) -> Work:
     "What a config asks of its model. OSError for a pool that is not there."
     if config.pool not in (None, "handwritten") and not Path(config.pool).exists():
         raise OSError(f"the pool {config.pool} does not exist; make it with `pgrpo build-pool`")
-    problems, held = run_problems(config)
-    pairs, rollouts = run_pairs(config), config.prompts * config.group_size
+    data, rollouts = run_data(config), config.prompts * config.group_size
     return Work(
         rollouts=rollouts, sampled=config.prompts * (config.group_size - config.teacher_rows), groups=config.prompts,
-        evaluated=min(len(held), 256), micro=min(config.micro_batch or rollouts, rollouts),
-        prompt=tokens_of([p.text for p in problems]), new=config.max_new_tokens, pairs=len(pairs),
-        question=tokens_of([p.prompt for p in pairs]), answer=tokens_of([max(p.hack, p.clean, key=len) for p in pairs]),
+        evaluated=min(len(data.held), 256), micro=min(config.micro_batch or rollouts, rollouts),
+        prompt=tokens_of([p.text for p in data.problems]), new=config.max_new_tokens, pairs=len(data.pairs),
+        question=tokens_of([p.prompt for p in data.pairs]),
+        answer=tokens_of([max(p.hack, p.clean, key=len) for p in data.pairs]), notes=data.notes,
     )
 
 # %% ../../nbs/08_train/14_plan.ipynb #396c0b3f
@@ -146,7 +147,7 @@ def learning_flops(config: Config, work: Work, whole: Skeletons) -> float:
     each = counted / work.micro + forwards * attention_flops(whole.full, 1, work.total)
     return work.rollouts * each * (2 if STRATEGIES[config.arm].scores_rollouts(config) else 1)
 
-# %% ../../nbs/08_train/14_plan.ipynb #94c9cac8
+# %% ../../nbs/08_train/14_plan.ipynb #a088d038
 GPUS = {  # name → memory in GB, FLOP/s in dense bf16 and in fp32, bytes/s; from the makers' data sheets
     "RTX 4090": (24, 165e12, 83e12, 1.01e12), "L40S": (48, 362e12, 92e12, 0.86e12),
     "A100": (80, 312e12, 19.5e12, 2.04e12), "H100": (80, 989e12, 67e12, 3.35e12), "H200": (141, 989e12, 67e12, 4.8e12),
@@ -166,6 +167,7 @@ class Plan:
     flops: dict[str, float]              # of a step, by phase
     traffic: float                       # bytes of weights and cache that a step's sampling moves
     launches: int                        # layers times tokens of a step's sampling
+    notes: tuple[str, ...] = ()          # on the problems and pairs, see `pgrpo.train.data`
 
     def peak(self, phase: str) -> float:
         "Bytes of a phase, the reserve included."
@@ -193,7 +195,8 @@ class Plan:
         sizes = ", ".join(f"{what} {n:,}" for what, n in self.sizes.items())
         return "\n".join([
             f"{self.config.policy}: computed from its architecture; nothing was loaded, nothing was measured",
-            sizes, "", self._memory(), "", f"operations per step: {sum(self.flops.values()) / 1e15:.2f} PFLOP",
+            sizes, *self.notes, "", self._memory(), "",
+            f"operations per step: {sum(self.flops.values()) / 1e15:.2f} PFLOP",
             f"memory needed: {self.need / 1e9:.0f} GB", "", self._cards(), "",
             f"assumed: {USE_FLOPS:.0%} of a card's arithmetic, {USE_BANDWIDTH:.0%} of its bandwidth, "
             f"{1e3 * LAUNCH:.1f} ms per layer and token for launching kernels;",
@@ -219,7 +222,7 @@ class Plan:
         head = ("card", "memory", "fits", "s per step", "generate", "learn", f"hours for {steps} steps")
         return table(head, lines)
 
-# %% ../../nbs/08_train/14_plan.ipynb #5044202a
+# %% ../../nbs/08_train/14_plan.ipynb #c5d4f08b
 @lru_cache(8)
 def _skeletons(policy, dtype, rank, architecture): return Skeletons(policy, dtype, rank)
 
@@ -246,4 +249,5 @@ def plan(config: Config) -> Plan:
         flops=dict(generate=sampled.operations, learn=learning_flops(config, work, whole)),
         traffic=work.new * (whole.weights + 3 * sampled.cache / 2),
         launches=work.new * whole.depth,
+        notes=work.notes,
     )
