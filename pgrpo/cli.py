@@ -3,22 +3,22 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'make_parser', 'main']
 
-# %% ../nbs/12_cli/1_cli.ipynb #ba51c88e
+# %% ../nbs/12_cli/1_cli.ipynb #e94c9840
 __doc__ = """The command `pgrpo`: each subcommand reads its flags, calls one function and prints what came back.
 
 What a subcommand needs is imported when it runs, so that help and errors do not wait for torch.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from .config import PRESETS, coerce
 from .files.text import table
+from .files.whole import check_place
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #90956f66
+# %% ../nbs/12_cli/1_cli.ipynb #1402e2c1
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -47,6 +47,7 @@ def _extract(args):
     from pgrpo.train.data import run_pairs, run_policy
     from pgrpo.vhack import extract
     c = chosen(args)
+    check_place("--out", args.out)
     torch.set_num_threads(c.threads)
     model, tokenizer = run_policy(c)
     vhack = extract(
@@ -65,21 +66,11 @@ def _export(args):
     print(f"model: {export_run(args.run_dir, args.out, args.trained)}")
 
 
-def _writable(flag: str, path: Path):
-    "OSError, naming the flag, where a file cannot be written."
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(f"{flag} {path}: its folder cannot be made ({e.strerror}); choose another place") from e
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OSError(f"{flag} {path} cannot be written; choose another place")
-
-
 def _bench(args):
     from pgrpo.bench import bench, bench_table, save_bench, scaling_figure
     from pgrpo.figures.plots import save_figure
     for flag, path in (("--json", args.json), ("--figure", args.figure)):  # before minutes are spent
-        if path: _writable(flag, Path(path))
+        if path: check_place(flag, path)
     report = bench(quick=args.quick, progress=not args.quiet)
     print(bench_table(report))
     if args.json: print(f"report: {save_bench(report, args.json)}")
@@ -118,12 +109,16 @@ def _build_policy(args):
     from pgrpo.policy import policy_dir
     from pgrpo.policy.embedded import build_policy
     torch.set_num_threads(args.threads)
-    base = build_policy(args.out, args.steps, args.seed)
+    place = Path(args.out or policy_dir())
+    check_place("--out", place, folder=True)
+    if place.exists() and any(place.iterdir()) and not (place / "base_rates.json").exists():
+        raise OSError(f"--out {place} holds files that are no embedded policy and would be lost; choose a new folder")
+    base = build_policy(place, args.steps, args.seed)
     rate = lambda row, key: f"{100 * row[key]:.1f} %"
     rates = ("hack", "solve", "attempted")
     rows = [[mode, *(rate(row, key) for key in rates), str(row["n"])] for mode, row in base.items()]
     print(table(["mode", *rates, "n"], rows))
-    print(f"policy: {args.out or policy_dir()}")
+    print(f"policy: {place}")
 
 
 def _build_pool(args):
@@ -132,6 +127,7 @@ def _build_pool(args):
     from pgrpo.pool import pool_table, template_pool
     from pgrpo.train.data import run_problems
     c = chosen(args)
+    check_place("--out", args.out)
     if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
     else: pool = template_pool(run_problems(c)[0], args.n, seed=c.seed, **grading(c))
     pool.save(args.out)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Parser', 'metavar', 'add_settings', 'chosen', 'train_flags', 'run_command']
 
-# %% ../nbs/08_train/03_flags.ipynb #807b61d4
+# %% ../nbs/08_train/03_flags.ipynb #5fc70067
 __doc__ = """Command-line flags out of the fields of `Config`, and a parser whose errors are one sentence. No torch."""
 
 import argparse
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from .config import PRESETS, Config, coerce, field_type, preset
+from .files.machine import need_unix
+from .files.text import print_anything
 
 # %% ../nbs/08_train/03_flags.ipynb #51cd4194
 class Parser(argparse.ArgumentParser):
@@ -67,17 +69,24 @@ def train_flags(parser: argparse.ArgumentParser):
     parser.add_argument("--wandb", metavar="PROJECT", help="also log the rows to this project of Weights & Biases")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/08_train/03_flags.ipynb #66648aaf
+# %% ../nbs/08_train/03_flags.ipynb #53cd8d19
+def _sentence(e: Exception) -> str:
+    "What an error says; one of the system alone says it of its file."
+    return f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+
+
 def run_command(
     make_parser: Callable,    # () -> a parser whose namespace has `run`, called with the namespace
     argv: list[str] | None,   # None: those of this process
 ) -> int:
     "Parse and run; returns the exit status: that of `run`, 2 after a sentence on what is wrong, 130 when stopped."
+    print_anything(sys.stdout, sys.stderr)
     try:
         args = make_parser().parse_args(argv)
+        need_unix()
         return args.run(args) or 0
-    except (ValueError, OSError, RuntimeError) as e:
-        print(f"pgrpo: {textwrap.shorten(str(e), 2000)}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, ImportError) as e:
+        print(f"pgrpo: {textwrap.shorten(_sentence(e), 2000)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pgrpo: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

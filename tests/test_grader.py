@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path

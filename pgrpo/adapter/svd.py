@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['wide', 'SVDCache']
 
-# %% ../../nbs/01_adapter/1_svd.ipynb #4a35a2d9
+# %% ../../nbs/01_adapter/1_svd.ipynb #04ab73b8
 __doc__ = """Reduced singular value decompositions of weights, kept on disk.
 
 What it does not do: the cache has no eviction and no size limit, and it promises nothing about the signs of singular
@@ -11,6 +11,7 @@ vectors, which may differ between machines. Its key is a hash of the weight's by
 carries a checksum, so an answer for another weight or a damaged one is never returned.
 """
 
+import os
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def wide(
     "The dtype for sums that must not lose what bf16 would: fp32, or `dtype` itself where that is wider."
     return torch.promote_types(dtype, torch.float32)
 
-# %% ../../nbs/01_adapter/1_svd.ipynb #412c06af
+# %% ../../nbs/01_adapter/1_svd.ipynb #510f2e92
 class SVDCache:
     "Reduced SVDs of weights, from disk where they are there. A folder that cannot be written is a warning, once."
     def __init__(self, cache_dir: str | Path | None = None):  # as in `cache_folder`
@@ -38,7 +39,7 @@ class SVDCache:
     ) -> tuple:                # U (d_out, m), S (m,), Vh (m, d_in) with m = min(d_out, d_in), on the weight's device
         "U and Vh in the weight's dtype, S in fp32. ValueError for a weight that is not finite."
         path = self.folder / f"{digest(weight)}.safetensors"
-        if path.exists():
+        if os.path.exists(path):  # False in a folder that may not be looked into, where `Path.exists` raises
             try:
                 return tuple(read_tensors(path)[0][key].to(weight.device) for key in ("U", "S", "Vh"))
             except (ValueError, OSError) as error:

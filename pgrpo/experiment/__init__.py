@@ -4,7 +4,7 @@
 __all__ = ['POOL_SUFFIX', 'Cell', 'sweep', 'pool_of_run', 'run_cells', 'results', 'save_results', 'load_results',
            'comparison_figure', 'compare']
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #870aa126
+# %% ../../nbs/09_experiment/04_experiment.ipynb #2b764202
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 Each run is a process of its own and writes an ordinary run folder; nothing of a run is computed here. What is
@@ -30,13 +30,13 @@ from .tables import comparison_table
 from ..figures.plots import color, dash, new_panels, running_mean, save_figure, tint
 from ..files.jsonl import read_rows, write_rows
 from ..files.machine import cores
-from ..files.whole import write_whole
+from ..files.whole import check_place, write_whole
 from ..grader import grading
 from ..pool import Pool, sampled_pool
 from ..train import RunFolder, Trainer, progress_figures, run_problems
 from ..train.folder import run_name
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #c5e26d55
+# %% ../../nbs/09_experiment/04_experiment.ipynb #6be4d0f3
 POOL_SUFFIX = ".pool.jsonl.gz"  # of the pool that lies beside the run it was sampled from
 
 
@@ -72,7 +72,8 @@ def sweep(
     seeds: Sequence[int],
     out: str | Path,  # a folder for each cell is made in it
 ) -> list[Cell]:
-    "Arms × seeds over one base config, seed by seed. ValueError for an unknown arm."
+    "Arms × seeds over one base config, seed by seed. ValueError for an unknown arm, or for nothing to run."
+    if not arms or not seeds: raise ValueError("there is nothing to run; name at least one arm and one seed")
     unknown = [a for a in arms if a not in ARM_SETTINGS]
     if unknown: raise ValueError(f"there is no arm {unknown[0]!r}; the arms are {', '.join(ARM_SETTINGS)}")
     return [_cell(base, arm, seed, Path(out)) for seed in seeds for arm in arms]
@@ -182,7 +183,7 @@ def run_cells(
     _teach(taught)
     _run_all(taught, workers, progress)
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #9b904134
+# %% ../../nbs/09_experiment/04_experiment.ipynb #39e57db9
 _CURVES = ("hack_s", "solve_s", "cin", "cin_null", "cout_update")  # fields of a row that are kept over the steps
 
 
@@ -209,11 +210,17 @@ def save_results(runs: Sequence[dict], path: str | Path):
 def _complete(row: dict, number: int) -> dict:
     missing = [key for key in ("arm", "seed", "config", "summary") if key not in row]
     if missing: raise ValueError(f"there is no {missing[0]}")
+    if not row["summary"]: raise ValueError(f"the run {row['arm']}, seed {row['seed']} was not finished")
+    for part in ("base", "trained", "deployed"):
+        for key in ("hack", "solve", "attempted"):
+            try: rate = row["summary"][part]["mean"][key]
+            except (KeyError, TypeError): rate = None
+            if type(rate) not in (int, float): raise ValueError(f"the summary has no mean rate {key} of {part}")
     return row
 
 
 def load_results(path: str | Path) -> list[dict]:
-    "What `save_results` wrote. ValueError naming the line that is damaged."
+    "What `save_results` wrote. ValueError naming a line that is damaged or not of a finished run, or an empty file."
     return read_rows(path, _complete)
 
 # %% ../../nbs/09_experiment/04_experiment.ipynb #a9c9bc78
@@ -266,7 +273,7 @@ def comparison_figure(
         fig.update_layout(width=max(980, 500 + 30 * len(arms)), height=max(560, 200 + 21 * len(arms)))
     return fig
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #8bcc405d
+# %% ../../nbs/09_experiment/04_experiment.ipynb #78bc12eb
 def compare(
     base: Config,
     arms: Sequence[str] = MAIN_ARMS,
@@ -276,8 +283,10 @@ def compare(
     workers: int | None = None,         # as in `run_cells`
     progress: bool = True,
 ) -> list[dict]:                        # see `results`
-    "Run arms × seeds, then write results.jsonl, a table and a figure."
+    "Run arms × seeds, then write results.jsonl, a table and a figure. OSError at once where these cannot be written."
     cells = sweep(base, arms, seeds, out)
+    check_place("--out", Path(out) / "results.jsonl")
+    if figure: check_place("--figure", figure)
     run_cells(cells, workers, progress)
     runs = results(cells)
     save_results(runs, Path(out) / "results.jsonl")

@@ -4,7 +4,7 @@
 __all__ = ['new_figure', 'new_panels', 'styled', 'static', 'describe', 'show', 'save_figure', 'running_mean', 'curves',
            'null_line']
 
-# %% ../../nbs/90_figures/7_plots.ipynb #a63c722f
+# %% ../../nbs/90_figures/7_plots.ipynb #bb60cef7
 __doc__ = """How pgrpo's figures are made, shown and saved.
 
 Importing it changes no figure of anybody else: the template is registered with plotly under the name "pgrpo" and laid
@@ -28,6 +28,7 @@ from plotly.subplots import make_subplots
 from .drawing import draw
 from .palette import GRID, INK, SPARE, color, dash, looks, tint
 from .reading import plain
+from ..files.text import printable
 from ..files.whole import write_whole
 
 # %% ../../nbs/90_figures/7_plots.ipynb #16ed6d8e
@@ -114,7 +115,7 @@ def describe(
     if names: parts.append(f"showing {', '.join(names)}")
     return "; ".join(parts)
 
-# %% ../../nbs/90_figures/7_plots.ipynb #47d58ccc
+# %% ../../nbs/90_figures/7_plots.ipynb #b4258292
 _LIVE, _BUTTONS = "application/vnd.plotly.v1+json", ["select2d", "lasso2d", "autoScale2d"]
 
 
@@ -125,7 +126,7 @@ def show(
     "Display a figure interactively where that works, as an image elsewhere, as a sentence in a script."
     fig, alt = styled(fig), alt or describe(fig)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None: return print(alt)
+    if shell is None: return print(printable(alt, sys.stdout))
     from IPython.display import display
     spec = json.loads(pio.to_json(fig, validate=False))
     spec["config"] = dict(displaylogo=False, modeBarButtonsToRemove=_BUTTONS)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['to_json', 'plain', 'from_json', 'require', 'read_rows', 'check_fields', 'write_rows']
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #e030c104
+# %% ../../nbs/02_problems/1_plain_data.ipynb #6d2d6565
 __doc__ = """Plain data in JSON without loss, and files with one JSON object per line.
 
 `to_json` and `from_json` carry exactly the built-in types None, bool, int, float, complex, str, bytes, list, tuple,
@@ -15,6 +15,7 @@ file and the line.
 It knows nothing of problems or grades. Sandboxes import it, so it needs the standard library alone.
 """
 
+import codecs
 import gzip
 import io
 import json
@@ -151,7 +152,7 @@ def from_json(data):  # what `json.loads` returned
     except (TypeError, ValueError, ArithmeticError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../../nbs/02_problems/1_plain_data.ipynb #52dc0d25
+# %% ../../nbs/02_problems/1_plain_data.ipynb #1abf112f
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -192,7 +193,19 @@ def _lines(path: Path) -> list[bytes]:
         ) from None
     except OSError as e:
         raise type(e)(f"cannot read {path}: {e.strerror}") from None
+    if lines:
+        lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
     return lines
+
+
+def _array(path: Path, lines: list[bytes], strict: dict) -> list:
+    "The entries of a file that is one JSON array."
+    try:
+        return json.loads(b"".join(lines).decode(), **strict)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}, line {e.lineno}: {_told(e)}") from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: {_told(e)}") from None
 
 
 def read_rows(
@@ -200,7 +213,7 @@ def read_rows(
     make: Callable = lambda row, number: row,  # (row, line number) -> anything; a ValueError says what is wrong with it
     growing: bool = False,  # a log: it may be absent, empty, or cut in its last line, and hold any floats
 ) -> list:                  # what `make` returned, in the file's order
-    """Each line's object through `make`. Blank lines are skipped.
+    """Each line's object through `make`, or each entry's of a file that is one JSON array. Blank lines are skipped.
 
     ValueError naming file and line for any other that is no row, OSError for a file that cannot be read.
     """
@@ -211,15 +224,16 @@ def read_rows(
     if growing and lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     strict = {} if growing else dict(object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    array = not growing and b"".join(lines[:1]).lstrip().startswith(b"[")
+    for number, line in enumerate(_array(path, lines, strict) if array else lines, 1):
+        if not array and not line.strip():
             continue
         try:
-            row = json.loads(line.decode(), **strict)
+            row = line if array else json.loads(line.decode(), **strict)
             require(isinstance(row, dict), f"holds a {type(row).__name__}, not an object with named fields")
             out.append(make(row, number))
         except (ValueError, RecursionError) as e:
-            raise ValueError(f"{path}, line {number}: {_told(e)}") from None
+            raise ValueError(f"{path}, {'entry' if array else 'line'} {number}: {_told(e)}") from None
     require(growing or bool(out), f"{path} holds no rows")
     return out
 

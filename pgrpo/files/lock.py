@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# %% ../../nbs/91_files/2_lock.ipynb #00a432bd
+# %% ../../nbs/91_files/2_lock.ipynb #2b67994e
 LOCK_FILE = ".lock"
 
 
@@ -29,5 +29,5 @@ def lock_folder(path: str | Path) -> FileLock | None:
         raise ValueError(
             f"another process is writing into {path}; let it end or stop it, or choose another folder with --run-dir"
         ) from None
-    except OSError: return None
+    except (OSError, NotImplementedError): return None  # the second is filelock's for a file system without locks
     return lock

@@ -63,9 +63,15 @@ def read_tensors(
         raise ValueError(f"{path} is damaged (its checksum does not fit its contents)")
     return tensors, metadata
 
-# %% ../../nbs/91_files/5_tensors.ipynb #19b7d936
+# %% ../../nbs/91_files/5_tensors.ipynb #7bab8e85
 def cache_folder(
     cache_dir: str | Path | None = None,  # goes before PGRPO_CACHE, which goes before the user's cache folder
 ) -> Path:
-    "Where pgrpo keeps what it could compute again."
-    return Path(cache_dir or os.environ.get("PGRPO_CACHE") or platformdirs.user_cache_dir("pgrpo"))
+    """Where pgrpo keeps what it could compute again.
+
+    For a user without a home folder a place in which nothing can be written, so that nothing is kept.
+    """
+    named = cache_dir or os.environ.get("PGRPO_CACHE")
+    try: folder = Path(os.path.expanduser(named or platformdirs.user_cache_dir("pgrpo")))
+    except RuntimeError: folder = Path("~")  # of platformdirs where there is no home folder; older ones return this
+    return Path(os.devnull) / "pgrpo" if folder.parts[:1] == ("~",) else folder

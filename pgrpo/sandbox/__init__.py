@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Sandbox']
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #0c1968c0
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #1b0375ba
 __doc__ = """A pool of workers that run submissions: hostile programs go in, bytes and ends come out.
 
 What it protects: the machine, its user and the grading from anything that a submission does. Endless loops, memory,
@@ -36,7 +36,10 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ..files.machine import cores
+from ..files.machine import cores, need_unix
+
+need_unix()  # before modules are imported that other systems do not have
+
 from .isolation import LAYERS
 from .link import Worker
 from .protocol import Run, Task

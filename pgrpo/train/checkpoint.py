@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['State', 'random_states', 'set_random_states', 'save_checkpoint', 'read_checkpoint', 'set_vectors', 'load_checkpoint']
 
-# %% ../../nbs/08_train/06_checkpoint.ipynb #25ddc2ff
+# %% ../../nbs/08_train/06_checkpoint.ipynb #3ba0059b
 __doc__ = """What lives from one step to the next, and the file that keeps it: a resumed run makes the same rows."""
 
+import io
 import json
 import random
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ..adapter import Adapter
-from ..files.whole import beside
+from ..files.whole import write_whole
 from ..grpo.intervention import vectors
 from ..vhack import VHack
 
@@ -42,7 +43,7 @@ def set_random_states(saved: dict):
     version, internal, gauss = json.loads(saved["python"])
     random.setstate((version, tuple(internal), gauss))
 
-# %% ../../nbs/08_train/06_checkpoint.ipynb #86782e43
+# %% ../../nbs/08_train/06_checkpoint.ipynb #175aa3f0
 def save_checkpoint(state: State, file: Path):
     "Write a state, whole or not at all, and beside it the vectors alone as `adapter.safetensors`."
     vhack = state.vhack and dict(V=state.vhack.V, S=state.vhack.S, about=state.vhack.about)
@@ -50,7 +51,9 @@ def save_checkpoint(state: State, file: Path):
         step=state.step, vectors=vectors(state.adapter), optimizer=state.optimizer.state_dict(), vhack=vhack,
         base=state.base, random=random_states(),
     )
-    with beside(file) as part: torch.save(whole, part)
+    buffer = io.BytesIO()  # torch's own writer says "basic_ios::clear" of a full disk
+    torch.save(whole, buffer)
+    write_whole(file, buffer.getvalue())
     state.adapter.save(file.with_name("adapter.safetensors"))
 
 

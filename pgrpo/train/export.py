@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Finished', 'read_run', 'model_card', 'export_run']
 
-# %% ../../nbs/08_train/09_export.ipynb #4c054f29
+# %% ../../nbs/08_train/09_export.ipynb #6853eaab
 __doc__ = """A run's model as a plain `from_pretrained` folder, with a card that says what it is.
 
 The vectors are folded into the weights of the base model that they were trained on, which is checked by the hashes of
@@ -21,6 +21,7 @@ import torch
 from ..adapter import Adapter, save_vectors, wrap
 from ..config import Config
 from ..files.text import table
+from ..files.whole import check_place
 from ..policy import load_policy, silent
 from . import RunFolder, read_checkpoint, set_vectors
 
@@ -125,7 +126,7 @@ def model_card(
     ]
     return "\n".join(lines) + "\n"
 
-# %% ../../nbs/08_train/09_export.ipynb #a54caad0
+# %% ../../nbs/08_train/09_export.ipynb #0abea801
 def export_run(
     run: str | Path,
     out: str | Path,        # new or empty
@@ -140,21 +141,22 @@ def export_run(
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another with --out")
+    check_place("--out", place, folder=True)  # before the model is loaded
     done = read_run(run)
+    model, card = done.adapter.fold(deployed=not trained), model_card(done, trained)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as parent:
             folder = Path(parent) / "model"
-            model = done.adapter.fold(deployed=not trained)
             with silent(): model.save_pretrained(folder)
             done.tokenizer.save_pretrained(folder)
             save_vectors(done.adapter, folder / "adapter.safetensors", done.base)
-            (folder / "README.md").write_text(model_card(done, trained), encoding="utf-8")
+            (folder / "README.md").write_text(card, encoding="utf-8")
             for file in folder.iterdir(): file.chmod(0o644)
             if place.exists(): place.rmdir()
             folder.rename(place)
-    except OSError as e:
+    except Exception as e:  # of a full disk the libraries that write here raise a kind of error each
         raise OSError(
-            f"the export cannot be written to {out}: {e.strerror or e}; choose another folder with --out"
+            f"the export cannot be written to {out}: {getattr(e, 'strerror', None) or e}; choose another folder with "
+            "--out"
         ) from e
     return out

@@ -3,10 +3,11 @@
 # %% auto #0
 __all__ = ['scalars', 'tensorboard_sink', 'wandb_sink', 'sinks']
 
-# %% ../../nbs/08_train/08_sinks.ipynb #fa90c818
+# %% ../../nbs/08_train/08_sinks.ipynb #e77ee769
 __doc__ = """A run's rows into TensorBoard or Weights & Biases while it runs.
 
-A sink is handed the rows that the run writes and decides nothing: a run with sinks writes the same rows as one without.
+A sink is handed the rows that the run writes and decides nothing: a run with sinks writes the rows of one without.
+What is wrong with one at its start is said before the model loads; one that fails later ends, and the run goes on.
 Both packages are optional, and imported only when they are asked for.
 """
 
@@ -14,18 +15,21 @@ import hashlib
 import importlib.util
 import json
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from ..config import Config, identity, to_dict
+from ..files.whole import check_place
 
 # %% ../../nbs/08_train/08_sinks.ipynb #d8cbcc8e
 def scalars(row: dict) -> dict[str, float]:
     "The figures of a row by their own names, without its step."
     return {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float)) and math.isfinite(v)}
 
-# %% ../../nbs/08_train/08_sinks.ipynb #6c7e764a
+# %% ../../nbs/08_train/08_sinks.ipynb #fc3dcca0
 def _need(package: str, flag: str):
     "ValueError, saying what to install, unless the package is there."
     if importlib.util.find_spec(package) is None:
@@ -44,6 +48,7 @@ def tensorboard_sink(folder: str | Path) -> Iterator[Callable[[dict], None]]:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OSError(f"--tensorboard {folder} cannot be a folder ({e.strerror}); choose another") from e
+    check_place("--tensorboard", Path(folder) / "events")
     with ExitStack() as stack:
         writer = None
         def on_row(row: dict):
@@ -79,7 +84,27 @@ def wandb_sink(
         exit_code = 0
     finally: run.finish(exit_code=exit_code)
 
-# %% ../../nbs/08_train/08_sinks.ipynb #e82ff21f
+# %% ../../nbs/08_train/08_sinks.ipynb #6791f26a
+@contextmanager
+def _forgiving(flag: str, sink: AbstractContextManager) -> Iterator[Callable[[dict], None]]:
+    "A sink that ends alone when it fails after its start."
+    on_row, lost = sink.__enter__(), []
+
+    def failed(e: Exception):
+        if not lost: warnings.warn(f"{flag} gets no more rows ({e}); rows.jsonl has them all", stacklevel=4)
+        lost.append(e)
+
+    def on_row_or_not(row: dict):
+        if lost: return
+        try: on_row(row)
+        except Exception as e: failed(e)
+
+    try: yield on_row_or_not
+    finally:
+        try: sink.__exit__(*sys.exc_info())
+        except Exception as e: failed(e)
+
+
 @contextmanager
 def sinks(
     config: Config,
@@ -90,8 +115,9 @@ def sinks(
     "Every sink that is asked for, as one function of a row. ValueError where its package is missing."
     asked = []
     with ExitStack() as stack:
-        if tensorboard: asked.append(stack.enter_context(tensorboard_sink(tensorboard)))
-        if wandb: asked.append(stack.enter_context(wandb_sink(wandb, config, run_dir)))
+        ask = lambda flag, sink: asked.append(stack.enter_context(_forgiving(flag, sink)))
+        if tensorboard: ask("--tensorboard", tensorboard_sink(tensorboard))
+        if wandb: ask("--wandb", wandb_sink(wandb, config, run_dir))
         def on_row(row):
             for each in asked: each(row)
         yield on_row

@@ -4,7 +4,7 @@
 __all__ = ['CONTROLS', 'basis_of', 'haar', 'VHack', 'controlled_differences', 'random_like', 'extract', 'overlaps',
            'unrelated_overlap', 'basis_overlap']
 
-# %% ../../nbs/06_vhack/3_vhack.ipynb #fffa53f4
+# %% ../../nbs/06_vhack/3_vhack.ipynb #502cdc51
 __doc__ = """The hack basis V of every module: extracted from labelled pairs, with its controls, its file and its cache.
 
 Labels enter through the pairs and nowhere else; no reward and no rollout of a run is read. It does not choose the pairs
@@ -15,6 +15,7 @@ The cache's key is made of everything that decides the result, so a stale hit ca
 import hashlib
 import json
 import math
+import os
 import random
 import warnings
 import weakref
@@ -189,7 +190,7 @@ def random_like(
     V = {name: haar(*v.shape, generator).to(v.device) for name, v in vhack.V.items()}
     return replace(vhack, V=V, about={**vhack.about, "control": "random", "seed": seed})
 
-# %% ../../nbs/06_vhack/3_vhack.ipynb #00c9bfba
+# %% ../../nbs/06_vhack/3_vhack.ipynb #b9059ad8
 def _check_settings(n_pairs: int, k: int, tau: float | None, global_floor: float | None, control: str | None):
     if not 1 <= k <= n_pairs:
         raise ValueError(
@@ -212,7 +213,7 @@ def _cache_file(model, tokenizer, adapter: Adapter, pairs: Sequence[Pair], about
 
 def _from_cache(path: Path, adapter: Adapter) -> VHack | None:
     "What is there; None, and a warning, for a file that is damaged."
-    if not path.exists(): return None
+    if not os.path.exists(path): return None  # or it lies in a folder that may not be looked into
     try: return VHack.load(path, adapter)
     except (ValueError, OSError) as error:
         warnings.warn(f"V cache: {error}; extracting again", stacklevel=3)
