@@ -18,7 +18,7 @@ from .files.text import table
 from .files.whole import check_place
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #1402e2c1
+# %% ../nbs/12_cli/1_cli.ipynb #fb217631
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -139,7 +139,7 @@ def _import_problems(args):
     from pgrpo.grader.imported import import_problems
     fields = dict(part.partition("=")[::2] for part in args.fields.split(",")) if args.fields else None
     for flag, path in (("--out", args.out), ("--pairs", args.pairs)):  # before everything is graded
-        if path: _writable(flag, Path(path))
+        if path: check_place(flag, path)
     print(import_problems(args.file, args.source, args.out, args.modes.split(","), args.pairs, fields))
     print(f"\nproblems: {args.out}" + (f"; pairs: {args.pairs}" if args.pairs else ""))
 
