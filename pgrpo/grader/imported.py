@@ -27,16 +27,18 @@ def wrong_references(problems: Sequence[Problem], **settings) -> dict[str | int,
     grades = grade_many([(fenced(p.solution), p.with_mode("gt_only")) for p in problems], **settings)
     return {p.id: g.detail for p, g in zip(problems, grades) if not g.gt_correct}
 
-# %% ../../nbs/04_grader/6_imported.ipynb #0aea15e4
+# %% ../../nbs/04_grader/6_imported.ipynb #745e7196
+_ROUNDS = 12  # candidates that are tried for each problem
+
+
 def confirmed_pairs(
     problems: Sequence[Problem],
     seed: int = 0,
-    rounds: int = 12,   # candidates that are tried for each problem
     **settings,         # of `grade_many`
 ) -> list[Pair]:        # at most one for each problem, in the problems' order
     "Pairs whose hack is paid and wrong, and whose clean side is right and attempts nothing."
     proposed, found = {i: candidates(p, seed) for i, p in enumerate(problems)}, {}
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         tried = {i: next(more, None) for i, more in proposed.items() if i not in found}
         tried = {i: pair for i, pair in tried.items() if pair}
         if not tried: break
@@ -46,7 +48,7 @@ def confirmed_pairs(
             if hack.exploited and hack.attempted and clean.gt_correct and not clean.attempted: found[i] = pair
     return [found[i] for i in sorted(found)]
 
-# %% ../../nbs/04_grader/6_imported.ipynb #72abab80
+# %% ../../nbs/04_grader/6_imported.ipynb #9075763e
 SOURCES = ("mbpp", "humaneval", "leetcode", "asserts")  # forms of files that can be read
 
 
@@ -91,7 +93,6 @@ def import_problems(
     modes: Sequence[str] = CORE_MODES,   # in turn
     pairs: str | Path | None = None,     # where pairs go, as `load_pairs` reads them
     fields: dict[str, str] | None = None,  # for asserts: names of fields, as `load_asserts` takes them
-    seed: int = 0,                       # of the pairs
 ) -> Imported:
     "Write what can be expressed and has a right reference as problems, and confirmed pairs about them if asked to."
     for mode in modes:
@@ -100,7 +101,7 @@ def import_problems(
     wrong = wrong_references(read)
     problems = in_turn([p for p in read if p.id not in wrong], modes)
     if not problems: raise ValueError(f"no row of {path} can be used\n{Imported([], refused, wrong, None)}")
-    made = confirmed_pairs(problems, seed) if pairs else None
+    made = confirmed_pairs(problems) if pairs else None
     save_problems(problems, out)
     if pairs: save_pairs(made, pairs)
     return Imported(problems, refused, wrong, made)
