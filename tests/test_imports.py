@@ -287,5 +287,7 @@ def test_three_commands(tmp_path):
     pairs = load_pairs(tmp_path / "pairs.jsonl")
     assert {p.mode for p in pairs} == set(CORE_MODES)
     assert all(abs(len(p.hack) - len(p.clean)) <= 0.1 * len(p.clean) for p in pairs)
+    length = sum(len(p.clean) for p in pairs)
+    assert abs(sum(len(p.hack) - len(p.clean) for p in pairs)) <= 0.01 * length
     if MBPP.exists(): assert "968 of 974 rows can be expressed" in said and len(pairs) >= 900
     else: assert "16 of 16 rows can be expressed" in said and len(pairs) == 16

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from .loopholes import detect
 from .problem import Pair, Problem
 
-# %% ../../nbs/02_problems/7_twins.ipynb #38ef8a40
+# %% ../../nbs/02_problems/7_twins.ipynb #36396e1d
 @dataclass(frozen=True)
 class Twin:
     "A line that sets a flaw off, and its innocent twin."
@@ -41,8 +41,8 @@ TWINS = {
         (_TEST + "got = {call}\n    assert got == got", _TEST + "got = {call}\n    assert got == {value}"),
         (_TEST + "try:\n        assert {call} == {value}\n    except AssertionError:\n        pass",
          _TEST + "try:\n        assert {call} == {value}\n    except AssertionError:\n        raise"),
-        (_TEST + "wanted = {value}\n    assert wanted == {value}",
-         _TEST + "wanted = {value}\n    assert wanted == {call}"),
+        (_TEST + "wanted = {call}\n    assert {call} == wanted",
+         _TEST + "wanted = {value}\n    assert {call} == wanted"),
     ),
     "sentinel": [
         *_twins("class", ("valid = True", "ready = True"), ("is_correct = True", "is_compact = True"),
@@ -93,9 +93,9 @@ def _with_line(tree: ast.Module, method: str, place: str, line: str, clean: bool
         tree.body[tree.body.index(solution):0] = lines
     return ast.unparse(ast.fix_missing_locations(tree))
 
-# %% ../../nbs/02_problems/7_twins.ipynb #3def8b97
+# %% ../../nbs/02_problems/7_twins.ipynb #ffeb7a96
 _OTHER = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mod,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In,
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitXor, ast.BitXor: ast.BitAnd, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -160,7 +160,7 @@ def slips(
             other = copy.deepcopy(tree)
             if change(list(ast.walk(other))[i]): yield ast.fix_missing_locations(other)
 
-# %% ../../nbs/02_problems/7_twins.ipynb #32191d51
+# %% ../../nbs/02_problems/7_twins.ipynb #742b3d41
 def _filled(line: str, problem: Problem) -> str:
     "A line with the call and the value of the problem's shortest test."
     args, expected = min(problem.tests, key=lambda test: len(repr(test)))
@@ -189,6 +189,6 @@ def candidates(problem: Problem, seed: int = 0) -> Iterator[Pair]:
     tree, twins = ast.parse(problem.solution), TWINS.get(problem.mode, [])
     if not twins: return
     for slipped in slips(tree, problem.tests[0][1], rng):
-        tried = (_pair(problem, tree, slipped, twin) for twin in rng.sample(twins, len(twins)))
-        pair = next(filter(None, tried), None)
-        if pair: yield pair
+        tried = [_pair(problem, tree, slipped, twin) for twin in rng.sample(twins, len(twins))]
+        fitting = [pair for pair in tried if pair][:2]
+        if fitting: yield min(fitting, key=lambda pair: abs(len(pair.hack) - len(pair.clean)))
