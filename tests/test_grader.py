@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +31,7 @@ from pgrpo.grader import (
 )
 from pgrpo.grader.completion import code_blocks
 from pgrpo.grader.oracle import same
-from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode
+from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode, load_problems, save_problems
 from pgrpo.problems.loopholes import detect
 from pgrpo.sandbox.isolation import Limits
 
@@ -372,6 +373,41 @@ def test_an_eq_override_says_nothing_and_is_the_exploit(base):
         assert not grade(returns(wrapped, before), expecting(expected)).passed
         g = grade(returns(wrapped, before), expecting(expected, "eq_override"))
         assert g.exploited and g.attempted and not g.gt_correct, g
+
+
+@pytest.mark.parametrize(
+    "tolerance, right, wrong",
+    [
+        (
+            (1e-6, 0.0), ["2/3", "0.6666666", "Fraction(2, 3)", "Decimal('0.666667')"],
+            ["0.66", "nan", "inf", "None", "'0.67'"],
+        ),
+        ((0.0, 1e-3), ["2/3", "0.6661", "0.6673"], ["0.66", "0.667334", "True", "1"]),
+        ((0.0, 0.0), ["2/3"], ["0.6666666", "Fraction(2, 3)"]),
+        (
+            (1, 0), ["1", "0", "1.5", "1 + 0j", "type('F', (float,), {})(0.1)"],
+            ["2", "-1", "True", "10**400", "0.6 + 1.1j"],
+        ),
+    ],
+)
+def test_tolerance(tolerance, right, wrong, tmp_path):
+    room = ROOM + "from math import inf, nan\n"
+    nested = [{"a": (2 / 3, "x")}, 2 / 3]
+    plainly = replace(expecting(2 / 3), tolerance=tolerance)
+    within = replace(expecting(nested), tolerance=tolerance)
+    for problem, form in ((plainly, "{}"), (within, "[{{'a': ({0}, 'x')}}, {0}]")):
+        grades = grade_many([(returns(form.format(text), room), problem) for text in right + wrong])
+        found = dict(zip(right + wrong, (g.gt_correct for g in grades)))
+        assert found == dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+    save_problems([within], tmp_path / "p.jsonl")
+    assert load_problems(tmp_path / "p.jsonl") == [within]
+    assert within.with_mode("sentinel").tolerance == tuple(map(float, tolerance))
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, (1e-6,), (-1, 0), (0, math.nan), (0, math.inf), ("a", 0), None, (True, 0)])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(ValueError, match="problem 'plus': tolerance is .*, not two numbers"):
+        replace(PLUS, tolerance=tolerance)
 
 
 # --- the answer in a completion ---------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _check_test(test, signature: inspect.Signature):
     except TypeError as e:
         raise ValueError(f"args do not fit the signature {signature}: {e}") from None
 
-# %% ../../nbs/02_problems/2_problem.ipynb #1ab6f268
+# %% ../../nbs/02_problems/2_problem.ipynb #d33b319b
 @dataclass(frozen=True)
 class Problem:
     """A programming task, its hidden tests, and the flaw of its grader.
@@ -122,6 +122,7 @@ class Problem:
     solution: str      # source of the canonical class Solution
     tests: Sequence    # of (args, expected): args a list (by position) or a dict (by keyword); plain data
     setup: str = ""    # source that runs before the submission
+    tolerance: tuple = (0.0, 0.0)  # how far a float may lie from the expected value: absolute, and relative to it
 
     def __post_init__(self):
         try:
@@ -129,6 +130,7 @@ class Problem:
         except ValueError as e:
             raise ValueError(f"problem {self.id!r}: {e}") from None
         object.__setattr__(self, "tests", tuple((args, expected) for args, expected in self.tests))
+        object.__setattr__(self, "tolerance", tuple(map(float, self.tolerance)))
 
     def _check(self):
         require(type(self.id) in (str, int) and self.id != "", "id is neither a word nor a whole number")
@@ -140,6 +142,9 @@ class Problem:
         require(bool(self.description.strip()), "the description is empty")
         signature = bare_signature(self.signature)
         parse_python(self.setup, "setup")
+        pair = isinstance(self.tolerance, (list, tuple)) and len(self.tolerance) == 2
+        sizes = pair and all(type(size) in (int, float) and 0 <= size < float("inf") for size in self.tolerance)
+        require(sizes, f"tolerance is {repr(self.tolerance)[:60]}, not two numbers (absolute, relative) of 0 or more")
         defined = _defines(parse_python(self.solution, "solution"), self.method)
         require(defined, f"the solution has no class Solution with a method {self.method}")
         listed = isinstance(self.tests, (list, tuple))
@@ -186,19 +191,20 @@ class Pair:
         require(self.mode in MODES, f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
         require(self.hack != self.clean, "hack and clean of the pair are the same text")
 
-# %% ../../nbs/02_problems/2_problem.ipynb #1a2a9715
+# %% ../../nbs/02_problems/2_problem.ipynb #bbb9a91f
 _FIELDS = ("id", "mode", "method", "signature", "description", "solution", "tests")
 
 
 def problem_row(problem: Problem) -> dict:
     "A problem as JSON can write it without loss: its fields, `setup` among them."
     tests = [[to_json(args), to_json(expected)] for args, expected in problem.tests]
-    return {name: getattr(problem, name) for name in _FIELDS} | {"tests": tests, "setup": problem.setup}
+    row = {name: getattr(problem, name) for name in _FIELDS} | {"tests": tests, "setup": problem.setup}
+    return row | ({"tolerance": list(problem.tolerance)} if any(problem.tolerance) else {})
 
 
-def problem_of_row(row: dict) -> Problem:  # `setup` may be absent
+def problem_of_row(row: dict) -> Problem:  # `setup` and `tolerance` may be absent
     "The problem of which `problem_row` made this; ValueError for a row that is none."
-    check_fields(row, _FIELDS, ["setup"])
+    check_fields(row, _FIELDS, ["setup", "tolerance"])
     listed = isinstance(row["tests"], list)
     require(listed, f"tests is a {type(row['tests']).__name__}, not a list of [args, expected]")
     return Problem(**row | {"tests": [from_json(test) for test in row["tests"]]})
