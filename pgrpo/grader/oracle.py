@@ -87,7 +87,7 @@ def _hashed(value):
         return _decimal(value)
     return _NAN if kind is float and value != value else value
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #3ceb7215
+# %% ../../nbs/04_grader/2_oracle.ipynb #2cc6f884
 _SCALARS = {
     "$float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}.__getitem__,
     "$int": lambda text: int(text, 16),
@@ -145,8 +145,8 @@ def _close(expected, got, tolerance) -> bool:
 def _same(expected, data, tolerance=(0.0, 0.0)) -> bool:
     "`same` without its patience: what is no honest reply may also raise."
     kind = type(expected)
-    if kind is type(data) and kind in (int, str):
-        return expected == data
+    if kind is type(data) and kind in (int, str, float) and (expected == data or kind is not float):
+        return expected == data  # the usual cases, fast
     tag = next(iter(data)) if type(data) is dict and len(data) == 1 else None
     if kind is list:
         if type(data) is not list or len(data) != len(expected):
