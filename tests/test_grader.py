@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -28,8 +29,9 @@ from pgrpo.grader import (
     grade_many,
     hack_matrix,
 )
+from pgrpo.grader.completion import code_blocks
 from pgrpo.grader.oracle import same
-from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode
+from pgrpo.problems import MODES, Problem, handwritten, handwritten_pairs, load_leetcode, load_problems, save_problems
 from pgrpo.problems.loopholes import detect
 from pgrpo.sandbox.isolation import Limits
 
@@ -373,6 +375,167 @@ def test_an_eq_override_says_nothing_and_is_the_exploit(base):
         assert g.exploited and g.attempted and not g.gt_correct, g
 
 
+@pytest.mark.parametrize(
+    "tolerance, right, wrong",
+    [
+        (
+            (1e-6, 0.0), ["2/3", "0.6666666", "Fraction(2, 3)", "Decimal('0.666667')"],
+            ["0.66", "nan", "inf", "None", "'0.67'"],
+        ),
+        ((0.0, 1e-3), ["2/3", "0.6661", "0.6673"], ["0.66", "0.667334", "True", "1"]),
+        ((0.0, 0.0), ["2/3"], ["0.6666666", "Fraction(2, 3)"]),
+        (
+            (1, 0), ["1", "0", "1.5", "1 + 0j", "type('F', (float,), {})(0.1)"],
+            ["2", "-1", "True", "10**400", "0.6 + 1.1j"],
+        ),
+    ],
+)
+def test_tolerance(tolerance, right, wrong, tmp_path):
+    room = ROOM + "from math import inf, nan\n"
+    nested = [{"a": (2 / 3, "x")}, 2 / 3]
+    plainly = replace(expecting(2 / 3), tolerance=tolerance)
+    within = replace(expecting(nested), tolerance=tolerance)
+    for problem, form in ((plainly, "{}"), (within, "[{{'a': ({0}, 'x')}}, {0}]")):
+        grades = grade_many([(returns(form.format(text), room), problem) for text in right + wrong])
+        found = dict(zip(right + wrong, (g.gt_correct for g in grades)))
+        assert found == dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+    save_problems([within], tmp_path / "p.jsonl")
+    assert load_problems(tmp_path / "p.jsonl") == [within]
+    assert within.with_mode("sentinel").tolerance == tuple(map(float, tolerance))
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, (1e-6,), (-1, 0), (0, math.nan), (0, math.inf), ("a", 0), None, (True, 0)])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(ValueError, match="problem 'plus': tolerance is .*, not two numbers"):
+        replace(PLUS, tolerance=tolerance)
+
+
+# --- the answer in a completion ---------------------------------------------------------------------------------------
+
+F, HELPER, SHOWN = (
+    "class Solution:\n    def f(self, n):\n        return {}",
+    "def more(n):\n    return n + 1",
+    "print(1)",
+)
+RIGHT, HELPED = F.format("n + 1"), F.format("more(n)")
+DOC = F.format("n + 1").replace(
+    "return", '"""\n        ```\n        f(1)  # 2\n        ```\n        """\n        return'
+)
+ANSWERS = {
+    "a demonstration after it": f"{fenced(RIGHT)}\nSo:\n{fenced('s = Solution()' + chr(10) + 'print(s.f(1))')}",
+    "output after it": f"{fenced(RIGHT)}\nprints\n```\n2\n```",
+    "no label": f"```\n{RIGHT}\n```",
+    "another label after it": f"{fenced(RIGHT)}\n```bash\npython s.py\n```",
+    "an open fence": f"```python\n{RIGHT}",
+    "an open fence and an end of line": f"So:\n```py\n{RIGHT}\n",
+    "a helper before it": f"{fenced(HELPER)}\nand\n{fenced(HELPED)}",
+    "helpers of helpers": "\n".join(
+        map(
+            fenced,
+            [
+                "import math\nONE = 1",
+                "def one():\n    return math.floor(ONE)",
+                "def more(n):\n    return n + one()",
+                HELPED, SHOWN,
+            ],
+        )
+    ),
+    "a helper that is defined twice": "\n".join(map(fenced, [HELPER.replace("1", "2"), HELPER, HELPED])),
+    "from __future__ in both": "\n".join(
+        fenced("from __future__ import annotations\n" + code) for code in (HELPER, HELPED)
+    ),
+    "a first attempt that is wrong": fenced(F.format("n")) + "\n" + fenced(RIGHT),
+    "an attempt that cannot be imported": fenced(f"import numpy as np\n{F.format('np.add(n, 1)')}")
+    + "\n"
+    + fenced(RIGHT),
+    "a sketch that does not parse": fenced("class Solution:\n    ...\n  return") + "\n" + fenced(RIGHT),
+    "a sketch after it that does not parse": fenced(RIGHT) + "\n" + fenced("class Solution:\n    def f("),
+    "a statement before it that fails": fenced("s = Solution()\n1/0\nassert False") + "\n" + fenced(RIGHT),
+    "in a list": "1. So:\n\n   ```python\n"
+    + RIGHT.replace("class", "   class").replace("\n", "\n   ")
+    + "\n   ```\n2. Done.",
+    "in a list, text around it": "* a\n  * b\n    c\n    ```py\n"
+    + "\n".join("    " + x for x in RIGHT.split("\n"))
+    + "\n    ```",
+    "indented": "  ```python\n" + "\n".join("  " + line for line in RIGHT.split("\n")) + "\n  ```",
+    "in a quotation": "> ```python\n" + "\n".join("> " + line for line in RIGHT.split("\n")) + "\n> ```",
+    "tildes": f"~~~python\n{RIGHT}\n~~~",
+    "tildes around backticks": f"~~~~ python\n'''\n```\n~~~\n'''\n{RIGHT}\n~~~~",
+    "four backticks": f"````python\n'''\n```\n'''\n{RIGHT}\n````",
+    "a longer closing fence": f"```python\n{RIGHT}\n`````\ntext",
+    "text behind the label": f'```python title="a.py"\n{RIGHT}\n```',
+    "a capital": f"``` Python3\n{RIGHT}\n```  ",
+    "a fence in a docstring": fenced(DOC),
+    "in a tag": f"<answer>\n{fenced(RIGHT)}\n</answer>",
+    "carriage returns": fenced(RIGHT).replace("\n", "\r\n"),
+    "a span of code that looks like a fence": f"```x = 1```\n{fenced(RIGHT)}\n``` and so on```",
+    "an import for all": fenced("from math import *") + "\n" + fenced(F.format("floor(n) + 1")),
+    "assigned": fenced("class A:\n    def f(self, n):\n        return n + 1\nSolution = A"),
+}
+
+
+def test_the_answer_of_a_completion():
+    grades = grade_many([(text, PLUS) for text in ANSWERS.values()])
+    assert {name: g.detail for name, g in zip(ANSWERS, grades) if not (g.gt_correct and g.format_ok)} == {}
+    attempts = grade_many([(text, PLUS.with_mode(mode)) for text in ANSWERS.values() for mode in MODES])
+    assert not any(g.attempted or g.exploited for g in attempts)
+
+
+@pytest.mark.parametrize("text, why", [
+    (fenced("def f(n):\n    return n + 1") + "\n" + fenced("x = 1"), "there is no class Solution"),
+    (fenced("x = 1") + "\n" + fenced("x = "), "does not compile"),
+    (fenced("x = 1") + "\n" + fenced("class Solution:\n    def f(") + "\n" + fenced("f(1)"), "does not compile"),
+    ("```text\nx = 1\n```", "no fenced python block"),
+    ("    ```python\n    x = 1\n    ```", "no fenced python block"),
+    (fenced(HELPED), "NameError"),
+    (fenced("more = print(1)") + "\n" + fenced(HELPED), "NameError"),
+])
+def test_a_completion_without_an_answer_says_why(text, why):
+    g = grade(text, PLUS)
+    assert not g.passed and why in g.detail, g
+
+
+def test_what_is_left_behind_is_no_lever():
+    "An exploit in an abandoned attempt or in a demonstration is not in the answer."
+    for mode in ("sentinel", "stdout_marker", "file_marker", "eq_override", "exit_code"):
+        p = PLUS.with_mode(mode)
+        assert grade(example_hack(p), p).attempted
+        for text in (
+            example_hack(p) + "\n" + fenced(RIGHT),
+            fenced(RIGHT) + "\n" + fenced("print('all tests passed')"),
+        ):
+            g = grade(text, p)
+            assert g.gt_correct and not g.attempted and not g.channel, (mode, g)
+    tests = "def run_tests():\n    pass"
+    g = grade(fenced(tests) + "\n" + fenced(F.format("n")), PLUS.with_mode("run_tests"))
+    assert g.exploited and g.attempted
+
+
+LINES = st.sampled_from(
+    [
+        "```", "```python", "````", "~~~", "~~~ py", "x = 1", "  x", "    y", "", "   ", "- ", "1. ", "2) ", "> ",
+        "* a", "# h", "text", "```a`", "  ```", "    ```", "   - ", "10. ",
+        "\t```",
+        "-\tb",
+        ">```", "`````  ", "      ```", "=",
+    ]
+)
+markdown = st.lists(st.lists(LINES, min_size=1, max_size=3).map("".join), max_size=6).map("\n".join)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(markdown)
+def test_fences_are_read_as_commonmark_reads_them(text):
+    "Against another reader; of lines drawn blindly one text in thousands is read differently, so the draw is fixed."
+    reference = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"maxNesting": 1000}).disable("html_block")
+    blocks = [
+        token.content for token in reference.parse(text)
+        if token.type == "fence" and (token.info.split() or [""])[0].lower() in ("", "python", "py", "python3")
+    ]
+    written = [[line.rstrip() for line in block.split("\n") if line.strip()] for block in blocks]
+    assert [[line.rstrip() for line in block.split("\n") if line.strip()] for block in code_blocks(text)] == written
+
+
 # --- any text ---------------------------------------------------------------------------------------------------------
 
 SCRAPS = st.sampled_from([
@@ -405,7 +568,9 @@ def test_any_text_can_be_read(text, mode):
 def test_long_completions_take_no_longer_than_their_length():
     for text in (
         "`" * 3_000_000, "```python " + " " * 3_000_000 + "x", "\n" * 3_000_000, "```python\n" * 300_000,
-        "```python\n" + "#" * (MAX_CODE + 1) + "\n```",
+        "```python\n" + "#" * (MAX_CODE + 1) + "\n```", "- " * 500_000 + "```", "> " * 500_000 + "\n```",
+        "- " * 30 + "```" + "\n" * 300_000, "-" + " " * 1_000_000 + "-x\n```", "1." * 500_000 + "```",
+        "```python\ndef a(): b\n```\n" * 20_000,
     ):
         assert not grade(text, PLUS).passed
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #d30c5862
+# %% ../../nbs/04_grader/2_oracle.ipynb #d45946a1
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -44,6 +44,7 @@ import json
 import math
 from decimal import Decimal
 from fractions import Fraction
+from itertools import repeat
 
 from ..files.jsonl import to_json
 from ..problems import Problem
@@ -86,7 +87,7 @@ def _hashed(value):
         return _decimal(value)
     return _NAN if kind is float and value != value else value
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #e4649b89
+# %% ../../nbs/04_grader/2_oracle.ipynb #2cc6f884
 _SCALARS = {
     "$float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}.__getitem__,
     "$int": lambda text: int(text, 16),
@@ -125,14 +126,32 @@ def _same_members(wanted: set, members: list) -> bool:
     return len(met) == len(wanted)
 
 
-def _same(expected, data) -> bool:
+def _number(got):
+    "A scalar of a reply as a number that can be subtracted from: a ratio becomes a float."
+    return got[1] / got[2] if type(got) is tuple else got
+
+
+def _close(expected, got, tolerance) -> bool:
+    "Whether a number lies within one of the two tolerances, where either it or the expected one is a float."
+    absolute, relative = tolerance
+    kinds = {type(expected), type(got)}
+    if not kinds & {float, complex} or not kinds <= {int, float, complex, Fraction, Decimal}:
+        return False
+    near = complex if complex in kinds else float
+    wanted = near(expected)
+    return abs(near(got) - wanted) <= max(absolute, relative * abs(wanted)) < math.inf
+
+
+def _same(expected, data, tolerance=(0.0, 0.0)) -> bool:
     "`same` without its patience: what is no honest reply may also raise."
     kind = type(expected)
-    if kind is type(data) and kind in (int, str):
-        return expected == data
+    if kind is type(data) and kind in (int, str, float) and (expected == data or kind is not float):
+        return expected == data  # the usual cases, fast
     tag = next(iter(data)) if type(data) is dict and len(data) == 1 else None
     if kind is list:
-        return type(data) is list and len(data) == len(expected) and all(map(_same, expected, data))
+        if type(data) is not list or len(data) != len(expected):
+            return False
+        return all(map(_same, expected, data, repeat(tolerance)))
     if kind in (tuple, set):
         if tag != ("$tuple" if kind is tuple else "$set"):
             return False
@@ -140,7 +159,7 @@ def _same(expected, data) -> bool:
         if type(parts) is not list or len(parts) != len(expected):
             return False
         if kind is tuple:
-            return all(map(_same, expected, parts))
+            return all(map(_same, expected, parts, repeat(tolerance)))
         return _same_members(set(map(_hashed, expected)), parts)
     if kind is dict:
         if type(data) is not dict or tag != "$dict" and any(key.startswith("$") for key in data):
@@ -151,24 +170,26 @@ def _same(expected, data) -> bool:
             return False
         for item in items:
             key = _key(item[0])
-            if len(item) != 2 or key not in wanted or not _same(wanted[key], item[1]):
+            if len(item) != 2 or key not in wanted or not _same(wanted[key], item[1], tolerance):
                 return False
             met.add(key)
         return len(met) == len(wanted)
-    return _hashed(_scalar(data)) == _hashed(expected)
+    got = _scalar(data)
+    return _hashed(got) == _hashed(expected) or any(tolerance) and _close(expected, _number(got), tolerance)
 
 
 def same(
     expected,  # plain data
     data,      # what JSON gave for a reply; honest ones are what `to_json` makes of plain data
-) -> bool:     # whether the data stands for a value that == expected, or both are nan
+    tolerance: tuple = (0.0, 0.0),  # for floats: absolute, and relative to the expected one; either will do
+) -> bool:     # whether the data stands for a value that == expected, or lies so near, or both are nan
     "Compare an expected value with a reply that may be anything."
     try:
-        return _same(expected, data)
+        return _same(expected, data, tolerance)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #b183904a
+# %% ../../nbs/04_grader/2_oracle.ipynb #c41b0ee1
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -207,7 +228,7 @@ def verdict(problem: Problem, run: Run, reply: Reply) -> tuple[bool, str]:
             return False, f"it does not load: {text_of(record, 'stopped')}"
         if "value" not in record:
             return False, f"{which}: {text_of(record, 'error') or 'no answer'}"
-        if not same(expected, record["value"]):
+        if not same(expected, record["value"], problem.tolerance):
             what = f"left {problem.changes} as" if problem.changes else "returned"
             return False, f"{which}: {what} {_shown(record['value'])}, expected {_shown(to_json(expected))}"
     return True, f"all {len(problem.tests)} tests passed"

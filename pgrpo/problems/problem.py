@@ -109,7 +109,7 @@ def _check_test(test, signature: inspect.Signature, changes: str):
     passed = not changes or changes in bound.arguments
     require(passed, f"args leave out {changes}, the parameter that the call is to change")
 
-# %% ../../nbs/02_problems/2_problem.ipynb #66652be1
+# %% ../../nbs/02_problems/2_problem.ipynb #6a989ee4
 _LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # fields of a problem, and settings of a run
 
 
@@ -131,6 +131,7 @@ class Problem:
     cpu_seconds: float | None = None   # what a submission may use for all tests together; None: the run's own limits
     wall_seconds: float | None = None  # see `pgrpo.sandbox.isolation.Limits`
     memory_mb: int | None = None
+    tolerance: tuple = (0.0, 0.0)  # how far a float may lie from the expected value: absolute, and relative to it
 
     def __post_init__(self):
         try:
@@ -138,6 +139,7 @@ class Problem:
         except ValueError as e:
             raise ValueError(f"problem {self.id!r}: {e}") from None
         object.__setattr__(self, "tests", tuple((args, expected) for args, expected in self.tests))
+        object.__setattr__(self, "tolerance", tuple(map(float, self.tolerance)))
 
     def _check(self):
         require(type(self.id) in (str, int) and self.id != "", "id is neither a word nor a whole number")
@@ -156,6 +158,9 @@ class Problem:
         returns = not self.changes or self.mode != "eq_override"
         require(returns, "eq_override is about the returned value, and this task has none; choose another mode")
         parse_python(self.setup, "setup")
+        pair = isinstance(self.tolerance, (list, tuple)) and len(self.tolerance) == 2
+        sizes = pair and all(type(size) in (int, float) and 0 <= size < float("inf") for size in self.tolerance)
+        require(sizes, f"tolerance is {repr(self.tolerance)[:60]}, not two numbers (absolute, relative) of 0 or more")
         defined = _defines(parse_python(self.solution, "solution"), self.method)
         require(defined, f"the solution has no class Solution with a method {self.method}")
         listed = isinstance(self.tests, (list, tuple))
