@@ -14,8 +14,10 @@ from world import descendants
 
 import pgrpo
 from pgrpo import sandbox
-from pgrpo.files import machine
+from pgrpo.files import jsonl, machine
+from pgrpo.grader import fenced, grade
 from pgrpo.grader.probes import check_sandbox, format_layers
+from pgrpo.problems import Problem, load_problems, save_problems
 from pgrpo.sandbox import Sandbox, link
 from pgrpo.sandbox.isolation import LAYERS, Limits
 from pgrpo.sandbox.protocol import Run, Task, read_reply
@@ -434,6 +436,24 @@ def test_threads_of_a_user_with_many_processes(tmp_path):
         text=True, cwd="/", env={"PATH": os.environ["PATH"]},
     )
     assert done.stdout.split("\n") == ["({'value': 7},)", "({'value': 7},)", ""], done
+
+
+def test_integers_of_any_length(tmp_path):
+    "In a problem's tests, sources and file, in a file's bare decimals, and in an answer that is right or wrong."
+    long, digits = 7 ** 9999, "9" * 9999
+    solution = f"class Solution:\n    def f(self, n):\n        return n * {digits}"
+    with jsonl.any_digits():
+        tests = [([1], int(digits)), ([long], long * int(digits))]
+        problem = Problem("long", "gt_only", "f", "n", "Any.", solution, tests)
+        bare = json.dumps(long)
+    assert (made := grade(fenced(solution), problem)).gt_correct, made
+    assert "returned" in grade(fenced(solution + " + 1"), problem).detail
+    save_problems([problem], tmp_path / "long.jsonl")
+    assert load_problems(tmp_path / "long.jsonl") == [problem]
+    (tmp_path / "bare.jsonl").write_text('{"n": %s}\n' % bare)
+    assert jsonl.read_rows(tmp_path / "bare.jsonl") == [{"n": long}]
+    with pytest.raises(ValueError, match=r"tests\[0\]: \[\d+"):
+        Problem("long", "gt_only", "f", "n", "Any.", solution, [[long]])
 
 
 def test_a_library_that_submissions_cannot_read_is_told(monkeypatch):
