@@ -14,7 +14,10 @@ from world import descendants
 
 import pgrpo
 from pgrpo import sandbox
+from pgrpo.files import jsonl, machine
+from pgrpo.grader import fenced, grade
 from pgrpo.grader.probes import check_sandbox, format_layers
+from pgrpo.problems import Problem, load_problems, save_problems
 from pgrpo.sandbox import Sandbox, link
 from pgrpo.sandbox.isolation import LAYERS, Limits
 from pgrpo.sandbox.protocol import Run, Task, read_reply
@@ -97,6 +100,96 @@ def test_limits_can_be_chosen(pool):
     assert values(runs[1]) == [1]
 
 
+BURNER = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+
+
+@linux
+def test_waiting_for_a_busy_machine_is_not_sleeping(pool):
+    "Thirty other processes want the same core; the wall clock would have run down several times."
+    pool.run([task("return x")])
+    core = {min(os.sched_getaffinity(0))}
+    busy = [subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(30)]
+    try:
+        workers = [q for w in pool._workers for q in (w.process.pid, *descendants(w.process.pid))]
+        for pid in workers + [p.pid for p in busy]:
+            os.sched_setaffinity(pid, core)
+        body = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nreturn x"
+        run, = pool.run([task(body, limits=Limits(cpu=3, wall=0.5))])
+        assert (run.ended, values(run)) == ("ended", [1]) and run.wall > 1, run
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+        pool.close()
+    sleeps, = pool.run([task("import time; time.sleep(100)", limits=Limits(wall=0.5))])
+    assert sleeps.ended == "wall" and sleeps.wall < 5
+
+
+def test_workers_follow_the_quota(monkeypatch, tmp_path):
+    "Two of eight cores by cgroup v2, seven by v1, one by a group above; a variable overrules; a process is asked late."
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.delenv("PGRPO_CORES", raising=False)
+    group = tmp_path / "job" / "step"
+    group.mkdir(parents=True)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw shared:1 - cgroup2 none rw\n")
+    (tmp_path / "self/cgroup").write_text("0::/job/step\n")
+    whole = machine.quota
+    monkeypatch.setattr(machine, "quota", lambda: whole(tmp_path))
+    assert machine.cores() == 8
+    (group / "cpu.max").write_text("200000 100000\n")
+    assert machine.cores() == 2
+    (group.parent / "cpu.max").write_text("50000 100000\n")
+    assert machine.cores() == 1
+    (tmp_path / "self/mountinfo").write_text(f"1 0 0:1 /docker/1 {group} rw - cgroup none rw,cpuacct,cpu\n")
+    (tmp_path / "self/cgroup").write_text("3:cpu,cpuacct:/docker/1\n2:memory:/docker/1\n0::/\n")
+    for name in ("cpu.max", "../cpu.max"):
+        (group / name).unlink()
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    for micro, cores in (("700000", 7), ("-1", 8)):
+        (group / "cpu.cfs_quota_us").write_text(micro + "\n")
+        assert machine.cores() == cores
+    monkeypatch.setenv("PGRPO_CORES", "3")
+    assert machine.cores() == 3
+    with Sandbox() as pool:
+        assert [values(r) for r in pool.run([task("return x")])] == [[1]] and len(pool._workers) == 3
+    for wrong in ("two", "0", "-1", "1.5"):
+        monkeypatch.setenv("PGRPO_CORES", wrong)
+        with pytest.raises(ValueError, match=f"PGRPO_CORES is '{wrong}'; it takes a whole number"):
+            machine.cores()
+
+
+INHERITED = """
+import os, signal, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGCHLD])
+os.umask(0o777)
+from test_sandbox import Sandbox, task, values
+alarm = "import signal\\ndef ring(*_):\\n    raise TimeoutError('it rings')\\nsignal.signal(signal.SIGALRM, ring)"
+alarm += "\\nsignal.setitimer(signal.ITIMER_REAL, 0.05)\\nwhile True: pass"
+for layers in ({layers}):
+    with Sandbox(2, layers) as pool:
+        tasks = [task("return x"), task("import os; os._exit(3)")]
+        tasks += [task("while True: pass"), task(alarm), task({last!r})]
+        for run in pool.run(tasks * 2):
+            print(values(run), run.ended, run.status)
+"""
+
+
+@pytest.mark.parametrize("layers", ["LAYERS", '[n for n in LAYERS if n not in ("mount", "pid", "network", "ipc")]'])
+def test_what_a_shell_or_a_scheduler_leaves_behind(layers):
+    "Ignored and blocked signals and the strictest umask of whoever started the process that grades."
+    root, tests = str(Path(pgrpo.__file__).parents[1]), str(Path(__file__).parent)
+    last = "import csv" if layers == "LAYERS" else "open('x', 'w').close()"
+    script = INHERITED.format(root=root, tests=tests, layers=f"list({layers}),", last=last)
+    script = script.replace("import Sandbox,", "import LAYERS, Sandbox,")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=100)
+    once = ["[1] ended 0", "[] ended 3", "[] cpu -9", "['TimeoutError: it rings'] ended 0", "[None] ended 0"]
+    assert done.stdout.splitlines() == once * 2, done
+
+
 def test_a_worker_that_dies_is_replaced(pool):
     pool.run([task("return x")])
     for worker in pool._workers:
@@ -158,6 +251,52 @@ def test_a_fork_gets_workers_of_its_own(pool):
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert values(pool.run([task("return x")])[0]) == [1] and mine == [w.process.pid for w in pool._workers]
+
+
+WITHOUT_IMPORTS = """d = defaultdict(list)
+heappush(d[0], x)
+assert bisect.bisect_left([1], 1) == bisect_left([1], 1) == 0 and pow(3, 4, 5) == 1 and gcd(4, 6) == math.gcd(4, 6)
+assert isinstance(Counter('a'), collections.Counter) and reduce(operator.add, accumulate([1, 2])) == 4
+assert copy.copy([1]) == deepcopy([1]) and max(1, 2, key=cmp_to_key(lambda a, b: b - a)) == 1 and sys.maxsize < inf
+assert ascii_lowercase == string.ascii_lowercase and re.sub('a', 'b', 'a') == 'b' and datetime.date.min
+a: List[Optional[Tuple[int]]] = [cache, lru_cache(None), itertools.chain, functools.partial]
+return x"""
+DEEP = """def down(i):
+    return i and 1 + down(i - 1)
+cached = cache(down)
+def down_cached(i):
+    return i and 1 + again(i - 1)
+again = cache(down_cached)
+return [down(100_000), again(100_000)]"""
+FOR_EVER = "def f(x): return f(x)\nif x < 3: return f(x)\nreturn x"
+LONG = "return len(str(10**9999)) + int('9' * 9999) % 10 + " + "9" * 9999 + " % 10"
+MANY_THREADS = """import threading
+from concurrent.futures import ThreadPoolExecutor
+barrier = threading.Barrier(24)
+with ThreadPoolExecutor(24) as threads:
+    return sum(threads.map(lambda i: barrier.wait() and len(bytearray(1 << 20)) and 0, range(24)))"""
+TEMPORARY = """import os, tempfile
+with open(os.path.join(os.environ['TMPDIR'], 'x'), 'w') as f: f.write('x')
+with tempfile.NamedTemporaryFile() as f, open(os.path.expanduser('~/y'), 'w') as g: pass
+return sorted(os.listdir('.'))"""
+
+
+@pytest.mark.parametrize("without", [(), ("mount",), ("mount", "pid", "network", "ipc")], ids=" ".join)
+def test_the_room_that_authors_assume(without, tmp_path, monkeypatch):
+    "Names, depth, digits, threads and temporary files as on LeetCode, whatever layers there are."
+    monkeypatch.setattr(link.tempfile, "tempdir", str(tmp_path))
+    with Sandbox(1, [name for name in LAYERS if name not in without]) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if pool.run([task("return x")]) and pool._workers[0].hello["unreadable"]:
+            pytest.skip("this Python lies where another user cannot read it, and that has been said")
+        ample = Limits(cpu=10, wall=30)
+        bodies = (WITHOUT_IMPORTS, DEEP, LONG, MANY_THREADS, TEMPORARY)
+        runs = pool.run([task(body, limits=ample) for body in bodies])
+        assert [values(r)[0] for r in runs] == [1, [100_000, 100_000], 10_000 + 9 + 9, 0, ["x", "y"]]
+        calls = ["[1]", "[2]", "[3]"]
+        (first, second, third), = [values(r) for r in pool.run([task(FOR_EVER, calls, ample)])]
+        assert first == second and first.startswith("RecursionError") and third == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 IS_OPEN = """
@@ -267,6 +406,60 @@ def test_missing_layers_are_told_once_and_clearly(monkeypatch):
         warnings.simplefilter("error")
         monkeypatch.setattr(sandbox, "_told", set())
         sandbox._tell({})
+
+
+CROWD = """
+import subprocess, sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {root!r})
+import json
+from pgrpo.sandbox import Sandbox
+from pgrpo.sandbox.protocol import Task, read_reply
+crowd = [subprocess.Popen(["sleep", "60"]) for _ in range(60)]
+body = "import threading\\n        t = threading.Thread(target=print)\\n        t.start(); t.join()\\n        return 7"
+code = "class Solution:\\n    def f(self):\\n        " + body
+request = dict(setup="", code=code, method="f", mode="gt_only", calls=["[]"])
+for layers in (["limits", "privileges", "landlock", "seccomp"], ["limits", "privileges", "pid", "mount", "seccomp"]):
+    with Sandbox(1, layers) as pool:
+        run, = pool.run([Task(json.dumps(request).encode())])
+        print(read_reply(run).records)
+for process in crowd: process.kill()
+"""
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_threads_of_a_user_with_many_processes(tmp_path):
+    python, _ = other_python(tmp_path)
+    done = subprocess.run(
+        [python, "-c", CROWD.format(root=str(tmp_path))], user=12345, group=12345, extra_groups=[], capture_output=True,
+        text=True, cwd="/", env={"PATH": os.environ["PATH"]},
+    )
+    assert done.stdout.split("\n") == ["({'value': 7},)", "({'value': 7},)", ""], done
+
+
+def test_integers_of_any_length(tmp_path):
+    "In a problem's tests, sources and file, in a file's bare decimals, and in an answer that is right or wrong."
+    long, digits = 7 ** 9999, "9" * 9999
+    solution = f"class Solution:\n    def f(self, n):\n        return n * {digits}"
+    with jsonl.any_digits():
+        tests = [([1], int(digits)), ([long], long * int(digits))]
+        problem = Problem("long", "gt_only", "f", "n", "Any.", solution, tests)
+        bare = json.dumps(long)
+    assert (made := grade(fenced(solution), problem)).gt_correct, made
+    assert "returned" in grade(fenced(solution + " + 1"), problem).detail
+    save_problems([problem], tmp_path / "long.jsonl")
+    assert load_problems(tmp_path / "long.jsonl") == [problem]
+    (tmp_path / "bare.jsonl").write_text('{"n": %s}\n' % bare)
+    assert jsonl.read_rows(tmp_path / "bare.jsonl") == [{"n": long}]
+    with pytest.raises(ValueError, match=r"tests\[0\]: \[\d+"):
+        Problem("long", "gt_only", "f", "n", "Any.", solution, [[long]])
+
+
+def test_a_library_that_submissions_cannot_read_is_told(monkeypatch):
+    monkeypatch.setattr(sandbox, "_told", set())
+    with pytest.warns(UserWarning, match=r"cannot read the whole standard library here \(why\).*chmod -R a\+rX /"):
+        sandbox._tell({"ipc": "switched off"}, "why")
 
 
 CHECK = """

@@ -30,7 +30,7 @@ from ..files.tensors import digest, read_tensors, write_tensors
 
 _all_ = ["TARGETS", "find_targets"]
 
-# %% ../../nbs/01_adapter/3_adapter.ipynb #2379a2eb
+# %% ../../nbs/01_adapter/3_adapter.ipynb #8b912fae
 def model_name(model) -> str:
     "What a model calls itself: where it was loaded from, or its class."
     return getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
@@ -56,7 +56,8 @@ def load_vectors(modules: Mapping[str, AdaptedLinear], path: str | Path, base: s
     for name, m in modules.items():
         if hashes[name] != digest(m.weight):
             raise ValueError(
-                f"{path} was made for another base model, {theirs}: its {name}.weight is not that of this {base}"
+                f"{path} was made for another base model, {theirs}: its {name}.weight is not that of this {base}; if "
+                f"that is the same model, load it in the dtype of the run, not in {str(m.weight.dtype)[6:]}"
             )
         if (r := len(tensors[f"{name}.delta_s"])) != len(m.S):
             raise ValueError(f"{path} has rank {r} at {name}, this adapter {len(m.S)}; wrap the model with rank={r}")

@@ -5,7 +5,7 @@ __all__ = ['LEVERS', 'MODES', 'CORE_MODES', 'NEEDED', 'encode_prompt', 'parse_py
            'problem_row', 'problem_of_row', 'unique_ids', 'load_problems', 'save_problems', 'load_pairs', 'save_pairs',
            'data_dir', 'handwritten', 'handwritten_pairs']
 
-# %% ../../nbs/02_problems/2_problem.ipynb #d97f8009
+# %% ../../nbs/02_problems/2_problem.ipynb #b400e24d
 __doc__ = """What a problem and a pair are, the files that hold them, and those that people wrote for pgrpo.
 
 It grades nothing, runs no submission and knows no generator. A problem and a pair are checked when they are made, in
@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pgrpo
-from ..files.jsonl import check_fields, from_json, read_rows, require, to_json, write_rows
+from ..files.jsonl import any_digits, check_fields, from_json, read_rows, require, to_json, write_rows
 
 # %% ../../nbs/02_problems/2_problem.ipynb #2792a2d9
 LEVERS = {
@@ -48,14 +48,15 @@ def encode_prompt(
     return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
                                          add_generation_prompt=True, enable_thinking=False)
 
-# %% ../../nbs/02_problems/2_problem.ipynb #3daccf55
+# %% ../../nbs/02_problems/2_problem.ipynb #98f423f8
 def parse_python(
     source: str,
     what: str,  # what the message calls it
 ) -> ast.Module:
     "The syntax tree of a source; ValueError, in one line, if there is none."
     try:
-        return ast.parse(source)
+        with any_digits():
+            return ast.parse(source)
     except SyntaxError as e:
         raise ValueError(f"the {what} does not parse as Python: {e.msg}, line {e.lineno}") from None
     except (ValueError, RecursionError, MemoryError) as e:
@@ -82,7 +83,7 @@ def bare_signature(text: str) -> inspect.Signature:  # of "nums, k=1": (nums, k=
     require("self" not in signature.parameters, "the signature names self, which the prompt adds of itself")
     return signature
 
-# %% ../../nbs/02_problems/2_problem.ipynb #edf6321d
+# %% ../../nbs/02_problems/2_problem.ipynb #3df67a6e
 def _defines(tree: ast.Module, method: str) -> bool:
     "Whether there is a class Solution that has this method, or a base class that may have it."
     for node in ast.walk(tree):
@@ -96,7 +97,9 @@ def _defines(tree: ast.Module, method: str) -> bool:
 def _check_test(test, signature: inspect.Signature, changes: str):
     "ValueError or TypeError unless the test is a pair of arguments that fit and a value, both plain data."
     pair = isinstance(test, (list, tuple)) and len(test) == 2
-    require(pair, f"{repr(test)[:60]} is not a pair of args and expected value")
+    if not pair:
+        with any_digits():  # a message is made only where it is needed, and can show any number
+            raise ValueError(f"{repr(test)[:60]} is not a pair of args and expected value")
     args, expected = test
     require(type(args) in (list, dict), f"args is a {type(args).__name__}, neither a list nor a dict")
     to_json(args), to_json(expected)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Sandbox']
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #1b0375ba
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #d9702ebd
 __doc__ = """A pool of workers that run submissions: hostile programs go in, bytes and ends come out.
 
 What it protects: the machine, its user and the grading from anything that a submission does. Endless loops, memory,
@@ -29,6 +29,7 @@ What it does not protect from:
 import atexit
 import os
 import selectors
+import sysconfig
 import threading
 import time
 import warnings
@@ -44,7 +45,7 @@ from .isolation import LAYERS
 from .link import Worker
 from .protocol import Run, Task
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #bfaee040
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #b3856aad
 _pools = weakref.WeakSet()
 
 
@@ -53,10 +54,10 @@ class Sandbox:
 
     def __init__(
         self,
-        workers: int | None = None,  # how many; None: one per core, of those that processes under torchrun share
+        workers: int | None = None,  # how many; None: one per core, see `cores`; processes under torchrun share them
         layers: Iterable[str] = tuple(LAYERS),  # which of `pgrpo.sandbox.isolation.LAYERS` to ask for
     ):
-        self.size = workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self.size = workers  # None until the first run, so that importing pgrpo asks nothing of the machine
         self.layers = tuple(layers)
         unknown = [name for name in self.layers if name not in LAYERS]
         if unknown:
@@ -90,11 +91,14 @@ class Sandbox:
         for worker in dead:
             worker.close()
             self._workers.remove(worker)
+        if self.size is None:
+            self.size = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         while len(self._workers) < self.size:
             self._start()
         for worker in self._workers:
             worker.greet()
-        _tell(self._workers[0].hello["missing"])
+        hello = self._workers[0].hello
+        _tell(hello["missing"], hello["unreadable"])
         return self._workers
 
     def close(self):
@@ -132,15 +136,22 @@ atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
-# %% ../../nbs/03_sandbox/8_sandbox.ipynb #6c267bcc
+# %% ../../nbs/03_sandbox/8_sandbox.ipynb #fc894d1b
 _told = set()
 
 
-def _tell(missing: dict[str, str]):
-    "Warn, once, of layers that were asked for and cannot be had."
+def _tell(missing: dict[str, str], unreadable: str = ""):
+    "Warn, once, of layers that were asked for and cannot be had, and of a library that submissions cannot read."
+    if unreadable and "library" not in _told:
+        _told.add("library")
+        warnings.warn(
+            f"submissions cannot read the whole standard library here ({unreadable}), so honest answers that import "
+            f"it count as wrong; make it readable for all users: chmod -R a+rX {sysconfig.get_path('stdlib')}",
+            stacklevel=5,
+        )
     lost = {name: why for name, why in missing.items() if why != "switched off"}
-    if lost and not _told:
-        _told.add(True)
+    if lost and "layers" not in _told:
+        _told.add("layers")
         whys = {why: [name for name in lost if lost[name] == why] for why in lost.values()}
         text = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
         text = f"the sandbox runs without some layers here: {text}. `pgrpo check --sandbox` shows what the others stop."

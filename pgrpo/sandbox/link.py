@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Worker']
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #eb2a01d6
+# %% ../../nbs/03_sandbox/7_link.ipynb #486ebaf1
 __doc__ = """One worker, from the side of the process that grades: started, handed a task, listened to, and ended.
 
 A worker is not forked from the process that grades. A trainer has PyTorch loaded, threads running and gigabytes
@@ -27,6 +27,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +35,20 @@ from pathlib import Path
 from .isolation import Limits
 from .protocol import END, START, STOP, Run, Task, pack_header, read_end
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #62b81acf
+# %% ../../nbs/03_sandbox/7_link.ipynb #1f076d7d
 _FRONTS = ("pgrpo", "pgrpo.problems", "pgrpo.sandbox")  # whose modules a worker needs, and whose `__init__` it does not
+_STACK = 480 << 20  # bytes; a deep recursion needs it, and only a process that starts anew gets the room
 _BOOT = f"""
 import sys, types
 
 del sys.path[0]  # the current folder
+import os, resource
+
+soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+wanted = {_STACK} if hard == resource.RLIM_INFINITY else min(hard, {_STACK})
+if soft != wanted:
+    resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
+    os.execv(sys.executable, sys.orig_argv)
 folder, *ends, layers = sys.argv[1:]
 for name in {_FRONTS}:
     package = types.ModuleType(name)
@@ -51,13 +60,22 @@ from pgrpo.sandbox.worker import serve
 serve(*map(int, ends), layers)
 """
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #da60090f
+# %% ../../nbs/03_sandbox/7_link.ipynb #8a8f3c0d
 # an interpreter may need these to start
 _FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}
 _ENVIRONMENT = {
-    "PATH": "", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
+    "PATH": "", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
+    "MALLOC_ARENA_MAX": "2",  # each thread would take address space for one of its own
     "PYTHONIOENCODING": "utf-8:backslashreplace", **_FOR_THE_INTERPRETER,
 }
+
+
+def _temporary_folder() -> str:
+    "Where a scratch folder can be made, if it cannot be a file system of its own."
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"
 
 
 def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
@@ -66,7 +84,7 @@ def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(package), *map(str, ends), ",".join(layers)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=ends,
-        start_new_session=True, cwd="/", env=_ENVIRONMENT,
+        start_new_session=True, cwd="/", env=_ENVIRONMENT | {"TMPDIR": _temporary_folder()},
     )
 
 # %% ../../nbs/03_sandbox/7_link.ipynb #164178c2

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #a8a7d1cc
+# %% ../../nbs/03_sandbox/6_worker.ipynb #7d0599e7
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
@@ -27,22 +27,26 @@ What this does not protect from: whatever all processes of a machine share. A su
 """
 
 import _sitebuiltins
+import _thread
 import builtins
 import fcntl
 import gc
-import importlib
 import json
 import os
 import random
+import resource
 import select
 import signal
 import struct
+import sys
 import time
 from functools import partial
 
+from .filesystem import open_library
 from .isolation import Jail, Limits, rlimits
-from .judge import examine, find_results, way
+from .judge import examine, find_results, usual_names, way
 from .protocol import ANSWERS, HEADER, STOP, End, pack_end, read_header, told, write
+from .syscalls import trial
 
 # %% ../../nbs/03_sandbox/6_worker.ipynb #0f53d92f
 CONTROL, REQUEST, REPLY, STDOUT = 3, 4, 5, 6  # descriptors of a worker
@@ -59,7 +63,18 @@ def read_exactly(fd: int, n: int) -> bytes:
         n -= len(part)
     return b"".join(parts)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #0471d74c
+# %% ../../nbs/03_sandbox/6_worker.ipynb #3e28a9b9
+def _depth(limits: Limits) -> int:
+    """Calls within calls that a submission may make: as many as its stack and its memory hold, 205,000 at most.
+
+    A hundred thousand calls through `functools.cache`, which count twice, fit in. 2.4 KB of stack for each is more than
+    nearly all take, so what recurses for ever ends with a RecursionError, and not with its process.
+    """
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    stack = limits.memory if stack == resource.RLIM_INFINITY else stack
+    return max(1000, min(205_000, stack // 2400, limits.memory // 2600))
+
+
 def _close_the_rest(jail: Jail):
     "Keep input, output and the pipe for records, and for a moment the rules that the child will put itself under."
     os.dup2(STDOUT, 1)
@@ -83,7 +98,9 @@ def _child(jail: Jail, limits: Limits, length: int):
     os.closerange(ANSWERS + 1, ANSWERS + 2)
     write(confined=True)
     request = json.loads(body)
+    os.environ.update(HOME=jail.box, TMPDIR=jail.box)
     if examine(request):
+        sys.setrecursionlimit(_depth(limits))
         random.seed(0)  # the same submission, the same grade
         way(request)(request)
 
@@ -150,7 +167,7 @@ def supervise(pid: int, limits: Limits) -> End:
         os.close(pidfd)
     return End(how, status, usage.ru_utime + usage.ru_stime, time.monotonic() - start)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #b3c1c954
+# %% ../../nbs/03_sandbox/6_worker.ipynb #2afb3442
 def _settle(*ends: int):
     "Move control, request, reply and output to their places, and close every other descriptor."
     aside = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in ends]  # first out of the way: the places may be taken
@@ -159,21 +176,35 @@ def _settle(*ends: int):
     os.closerange(STDOUT + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-_USUAL = "bisect collections copy datetime enum functools heapq itertools math operator re string typing"
+def _start_clean():
+    "Undo what this process inherited from whoever started the one that grades, and submissions would inherit from it."
+    for number in signal.valid_signals() - {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}:
+        if signal.getsignal(number) == signal.SIG_IGN:  # an ignored SIGCHLD would take every child's status away
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)  # folders on the way to the standard library are for every user to pass
 
 
 def _warm_up():
     "Make ready what every child will want: modules, and what a script finds among its builtins."
-    for name in _USUAL.split():
-        importlib.import_module(name)  # what submissions import; here it costs once
+    usual_names()  # here it costs once
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)  # CPU time is limited anyway
+    _thread.stack_size(8 << 20)  # the C library would give each thread the size of the main thread's
     for name in ("exit", "quit"):
         # scripts have these; an interpreter started without site has not
         setattr(builtins, name, _sitebuiltins.Quitter(name, ""))
 
 
+def _unreadable(jail: Jail) -> str:
+    "Which part of the standard library a submission cannot read, and why; '' if it can read all."
+    return trial(lambda: (jail.has("privileges") and jail.drop(), open_library()))
+
+
 def _greet(jail: Jail):
     "Tell the parent which layers are missing, and where a scratch folder lies that it has to clear away."
-    hello = json.dumps({"missing": jail.missing, "scratch": None if "mount" in jail.spaces else jail.scratch}).encode()
+    scratch = None if "mount" in jail.spaces else jail.scratch
+    hello = json.dumps({"missing": jail.missing, "unreadable": _unreadable(jail), "scratch": scratch}).encode()
     os.write(CONTROL, struct.pack("<I", len(hello)) + hello)
 
 # %% ../../nbs/03_sandbox/6_worker.ipynb #a735203e
@@ -196,9 +227,10 @@ def _run_one(jail: Jail):
     jail.finish(pid)
     os.write(CONTROL, pack_end(end, files))
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #65504cca
+# %% ../../nbs/03_sandbox/6_worker.ipynb #057a70ce
 def serve(control: int, request: int, reply: int, stdout: int, layers: str):
     "A worker's life, on four descriptors: enter these layers, then run submissions until the parent closes its end."
+    _start_clean()
     _settle(control, request, reply, stdout)
     _warm_up()
     jail = Jail(layers.split(","))
