@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['MAX_CODE', 'code_blocks', 'extract_code', 'fenced', 'example_hack', 'example_clean']
 
-# %% ../../nbs/04_grader/1_completion.ipynb #a84cd416
+# %% ../../nbs/04_grader/1_completion.ipynb #ef6c6451
 __doc__ = """Completions: the code in one, and examples of hacks and of honest work.
 
 Nothing is run or judged here. Text that a policy chose is looked at line by line, in time linear in its length; a
 regular expression over text that somebody else chose is an invitation. `code_blocks` parses no Python: which of
-several blocks is the answer is settled in the sandbox, by `pgrpo.sandbox.judge`.
+several blocks is the answer is settled in the sandbox, by `pgrpo.problems.answer`.
 """
 
 import re
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..problems import MODES, Problem
-from ..sandbox.judge import assemble
+from ..problems.answer import assemble
 
 # %% ../../nbs/04_grader/1_completion.ipynb #e143e060
 MAX_CODE = 1_000_000  # characters of a completion's code that are graded
