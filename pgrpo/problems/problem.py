@@ -112,7 +112,7 @@ def _check_test(test, signature: inspect.Signature, changes: str):
     passed = not changes or changes in bound.arguments
     require(passed, f"args leave out {changes}, the parameter that the call is to change")
 
-# %% ../../nbs/02_problems/2_problem.ipynb #6a989ee4
+# %% ../../nbs/02_problems/2_problem.ipynb #47d3b945
 _LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # fields of a problem, and settings of a run
 
 
@@ -137,10 +137,8 @@ class Problem:
     tolerance: tuple = (0.0, 0.0)  # how far a float may lie from the expected value: absolute, and relative to it
 
     def __post_init__(self):
-        try:
-            self._check()
-        except ValueError as e:
-            raise ValueError(f"problem {self.id!r}: {e}") from None
+        try: self._check()
+        except ValueError as e: raise ValueError(f"problem {self.id!r}: {e}") from None
         object.__setattr__(self, "tests", tuple((args, expected) for args, expected in self.tests))
         object.__setattr__(self, "tolerance", tuple(map(float, self.tolerance)))
 
@@ -170,13 +168,10 @@ class Problem:
         require(listed, f"tests is a {type(self.tests).__name__}, not a list of (args, expected)")
         require(len(self.tests) > 0, "tests is empty")
         for i, test in enumerate(self.tests):
-            try:
-                _check_test(test, signature, self.changes)
-            except (TypeError, ValueError, RecursionError) as e:
-                raise ValueError(f"tests[{i}]: {e}") from None
+            try: _check_test(test, signature, self.changes)
+            except (TypeError, ValueError, RecursionError) as e: raise ValueError(f"tests[{i}]: {e}") from None
 
-    def __hash__(self):
-        return hash((self.id, self.mode))
+    def __hash__(self): return hash((self.id, self.mode))
 
     @property
     def limits(self) -> dict[str, float]:
