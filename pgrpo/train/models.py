@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'tiny']
 
-# %% ../../nbs/08_train/12_models.ipynb #45ab6ca9
+# %% ../../nbs/08_train/12_models.ipynb #b18ed93d
 __doc__ = """Small models with random weights, of each kind that pgrpo is meant for, as `from_pretrained` folders.
 
 They keep the habits by which kinds differ (ends of turns, padding, windows, recurrent states, a vision tower) and show
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..policy import policy_dir, silent
 
-# %% ../../nbs/08_train/12_models.ipynb #0beaed36
+# %% ../../nbs/08_train/12_models.ipynb #88d2da40
 _WINDOW = dict(query_pre_attn_scalar=8, sliding_window=16)  # shorter than any prompt
 _DELTA_NET = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8)
 _TOWER = dict(
@@ -50,7 +50,7 @@ def tiny(
     shared = dict(eos_token_id=ends, bos_token_id=None, pad_token_id=tokenizer.pad_token_id)
     text = dict(
         vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, initializer_range=0.1,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, initializer_range=0.1,
     ) | own | shared
     config = AutoConfig.for_model(kind, **(text if around is None else dict(text_config=text) | around | shared))
     with torch.random.fork_rng(devices=[]):
