@@ -101,13 +101,17 @@ def twelve(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Do more directions per module stop more of it?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #53a81b5c
+# %% ../../nbs/09_experiment/10_limits.ipynb #ffa2493b
 def _prevents(runs: Sequence[dict], arm: str, without: str) -> str:
     "\"yes\" where an arm ends within 5 points of the base policy's hacking, \"in part\" where below half of `without`."
     if difference(runs, arm, "base").high < 0.05: return "yes"
     return "in part" if mean(runs, arm) < mean(runs, without) / 2 else "no"
 
 
+_PREVENTED = {
+    "yes": "Hacking stays down", "in part": "More than half of the hacking is held off",
+    "no": "Less than half of the hacking is held off",
+}
 _BESIDE = ["arm", "n", "hack ↓", "− without it", "solve →", "− without it"]
 
 
@@ -115,29 +119,23 @@ def teacher(runs: Sequence[dict]) -> Finding:
     "Whether `erase` keeps hacking down where half of every group are hacks."
     verdict = _prevents(runs, "erase teacher", "none teacher")
     d = difference(runs, "erase teacher", "none teacher")
-    lead = {
-        "yes": "Hacking stays down", "in part": "More than half of the hacking is held off",
-        "no": "Less than half of the hacking is held off",
-    }[verdict]
     sentence = (
-        f"{lead}: where half of every group are cached hacks, `erase` ends at {percent(runs, 'erase teacher')}, "
-        f"against {percent(runs, 'none teacher')} without it, {d}; {difference(runs, 'erase teacher', 'erase')} "
+        f"{_PREVENTED[verdict]}: where half of every group are cached hacks, `erase` ends at "
+        f"{percent(runs, 'erase teacher')}, against {percent(runs, 'none teacher')} without it, {d}; "
+        f"{difference(runs, 'erase teacher', 'erase')} "
         "against `erase` without a teacher."
     )
     rows = [_against(runs, f"{arm} teacher", arm) for arm in ("none", "erase")]
     return Finding("Does erasing hold against a teacher?", verdict, sentence, table(_BESIDE, rows))
 
-# %% ../../nbs/09_experiment/10_limits.ipynb #c67980e8
+# %% ../../nbs/09_experiment/10_limits.ipynb #9dd8bad0
 def kl(runs: Sequence[dict]) -> Finding:
     "Whether a KL term by itself keeps hacking down."
     verdict = _prevents(runs, "none KL", "none")
-    lead = {
-        "yes": "Hacking stays down", "in part": "More than half of the hacking is held off",
-        "no": "Less than half of the hacking is held off",
-    }[verdict]
     sentence = (
-        f"{lead}: with the term `none` ends at {percent(runs, 'none KL')}, {difference(runs, 'none KL', 'none')} "
-        f"against `none` without it; `erase` with it ends at {percent(runs, 'erase KL')}."
+        f"{_PREVENTED[verdict]}: with the term `none` ends at {percent(runs, 'none KL')}, "
+        f"{difference(runs, 'none KL', 'none')} against `none` without it; `erase` with it ends "
+        f"at {percent(runs, 'erase KL')}."
     )
     rows = [_against(runs, f"{arm} KL", arm) for arm in ("none", "erase")]
     return Finding("Does a KL term keep the policy from hacking?", verdict, sentence, table(_BESIDE, rows))

@@ -63,7 +63,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #f1cc0519
+# %% ../../nbs/08_train/07_train.ipynb #829a872b
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -113,7 +113,7 @@ class Trainer:
 
     def _begin(self):
         "From the checkpoint, if there is one, else from the base model."
-        checkpoint = self.team.same(lambda: self._checkpoint())
+        checkpoint = self.team.same(self._checkpoint)
         if checkpoint: load_checkpoint(self.state, checkpoint)
         else: self.state.vhack, self.state.base = self.extract(), self.evaluate()
         if self.folder: self.folder.cut(self.state.step)

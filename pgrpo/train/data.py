@@ -4,7 +4,7 @@
 __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems', 'RunData', 'run_data', 'make_row',
            'progress_figures']
 
-# %% ../../nbs/08_train/04_data.ipynb #e90d5a48
+# %% ../../nbs/08_train/04_data.ipynb #fb65e12b
 __doc__ = """What goes into a run and what comes out of a step: problems, policy, pairs, prompts, seeds and rows."""
 
 import hashlib
@@ -19,6 +19,7 @@ import torch
 
 from ..adapter import Adapter
 from ..config import Config
+from ..grader import grading
 from ..grader.check import check_problems, constant
 from ..grpo import Update
 from ..policy import load_policy
@@ -41,7 +42,7 @@ def seed_for(*names) -> int:
     "A seed of 63 bits for what the names say, the same in every process."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big") >> 1
 
-# %% ../../nbs/08_train/04_data.ipynb #4b15ecc7
+# %% ../../nbs/08_train/04_data.ipynb #49c9552d
 def _file_modes(config: Config, found: list[Problem]) -> list[str]:
     "The modes of a run over problems that were found. ValueError where the default fits none."
     has = Counter(p.mode for p in found)
@@ -70,7 +71,16 @@ def _in_turn(sides: list[list]) -> list:
     return [side[i] for i in range(max(map(len, sides), default=0)) for side in sides if i < len(side)]
 
 
-def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to train on, held out
+def _found(config: Config) -> list[Problem]:
+    "The problems that a run chooses from; none where they are generated."
+    if config.problems == "generated": return []
+    return handwritten() if config.problems == "handwritten" else load_problems(config.problems)
+
+
+def run_problems(
+    config: Config,
+    found: list[Problem] | None = None,         # what the file holds, for who has read it; None: read it
+) -> tuple[list[Problem], list[Problem]]:       # to train on, held out
     "The two sides of a run's problems, under its modes. ValueError where a mode has no problem on one of them."
     n = config.n_problems
     if config.problems == "generated":
@@ -78,7 +88,7 @@ def run_problems(config: Config) -> tuple[list[Problem], list[Problem]]:  # to t
             raise ValueError(f"n_problems is {n}, and there are {len(config.modes)} modes; each needs a problem")
         return (generated_problems(n, "train", config.seed, config.modes, config.known),
                 generated_problems(config.eval_problems * len(config.modes), "heldout", 0, config.modes, config.known))
-    found = handwritten() if config.problems == "handwritten" else load_problems(config.problems)
+    if found is None: found = _found(config)
     train, held = zip(*(_two_sides(config, found, mode) for mode in _file_modes(config, found)))
     if n and n < len(train):
         raise ValueError(f"n_problems is {n}, and there are {len(train)} modes; each needs a problem")
@@ -117,7 +127,7 @@ def step_problems(config: Config, problems: list[Problem], step: int) -> list[Pr
     turn = [modes[(step * config.prompts + j) % len(modes)] for j in range(config.prompts)]
     return [rng.choice(by_mode[mode]) for mode in turn]
 
-# %% ../../nbs/08_train/04_data.ipynb #1a9bc506
+# %% ../../nbs/08_train/04_data.ipynb #68b7cb4c
 @dataclass(frozen=True)
 class RunData:
     "What a run is about, as it follows from its config."
@@ -133,10 +143,12 @@ class RunData:
         return dict(notes=list(self.notes), train=ids(self.problems), held=ids(self.held))
 
 
-def _notes(config: Config, problems: list[Problem], held: list[Problem], pairs: list[Pair]) -> Iterator[str]:
+def _notes(
+    config: Config, found: list[Problem], problems: list[Problem], held: list[Problem], pairs: list[Pair]
+) -> Iterator[str]:
     "What a reader of the config might not expect."
     if config.problems not in ("generated", "handwritten"):
-        found, modes = load_problems(config.problems), [m for m in config.modes if any(p.mode == m for p in held)]
+        modes = [m for m in config.modes if any(p.mode == m for p in held)]
         each = lambda side: ", ".join(f"{sum(p.mode == m for p in side)} {m}" for m in modes)
         yield (f"{config.problems}: {len(problems)} of its {len(found)} problems are trained on ({each(problems)}), "
                f"{len(set(held))} are held out ({each(set(held))})")
@@ -174,16 +186,17 @@ def _taught(config: Config, problems: list[Problem]) -> tuple[Pool, list[Problem
 
 def run_data(config: Config) -> RunData:
     "What a run is about, checked. ValueError, in a sentence, for what no run can use; no model is loaded."
-    (problems, held), pairs, pool = run_problems(config), run_pairs(config), None
+    found = _found(config)
+    (problems, held), pairs, pool = run_problems(config, found), run_pairs(config), None
     if config.pool:
         before = len(problems)
         pool, problems = _taught(config, problems)
-    notes = list(_notes(config, problems, held, pairs))
+    notes = list(_notes(config, found, problems, held, pairs))
     if pool and len(problems) < before:
         notes.append(f"{before - len(problems)} problems are left out, for which the pool has no {config.teacher_rows} "
                      "completions")
     if config.problems not in ("generated", "handwritten"):
-        check_problems(list(dict.fromkeys([*problems, *held])), config.problems)
+        check_problems(list(dict.fromkeys([*problems, *held])), config.problems, **grading(config))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
 # %% ../../nbs/08_train/04_data.ipynb #5e3abd09
