@@ -107,32 +107,30 @@ def test_order_and_repeats(monkeypatch):
     assert grade_many([]) == []
 
 
-def test_no_expected_value_enters_the_oracle(monkeypatch):
-    """What is handed to the oracle's workers is the same when the expected values change.
+def test_no_expected_value_enters_a_sandbox(monkeypatch):
+    """What is handed to workers is the same when the expected values change, but for decoys, which change anyway.
 
-    So it is whatever the mode, and whatever the submission does.
+    So it is whatever the mode, whatever the submission does, and when its tests are diagnosed.
     """
-    seen = []
+    seen, run = [], grader._oracle.run
 
-    def watched(oracle, run):
-        def watch(tasks):
-            seen.append((oracle, [t.request for t in tasks]))
-            return run(tasks)
-        return watch
+    def watch(tasks):
+        seen.extend(json.loads(t.request) for t in tasks)
+        return run(tasks)
 
-    for pool in (grader._oracle, grader._flawed):
-        monkeypatch.setattr(pool, "run", watched(pool is grader._oracle, pool.run))
+    monkeypatch.setattr(grader._oracle, "run", watch)
     texts = [example_hack(PLUS, mode) for mode in MODES] + [example_clean(PLUS)]
-    requests = []
-    for expected in (1, "a word that stands nowhere else"):
+    requests, decoys = [], []
+    for expected in (7, "a word that stands nowhere else", [[2.5], {"a": None}]):
         seen.clear()
         problem = Problem("p", "gt_only", "f", "n", "Any.", PLUS.solution, [([0], expected)])
         grade_many([(text, problem.with_mode(mode)) for text in texts for mode in MODES])
-        requests.append([r for oracle, rs in seen if oracle for r in rs])
-        flawed = [r for oracle, rs in seen if not oracle for r in rs]
-        assert flawed and all(json.loads(r)["mode"] in ("eq_override", "exit_code") for r in flawed)
-    assert requests[0] == requests[1]
-    assert grader._oracle._workers and not set(map(id, grader._oracle._workers)) & set(map(id, grader._flawed._workers))
+        for text in texts:
+            diagnose_run_tests(text, problem)
+        decoys.append([request.pop("decoys") for request in seen if "decoys" in request])
+        requests.append(list(seen))
+    assert requests[0] == requests[1] == requests[2]
+    assert len(decoys[0]) >= 10 and len({json.dumps(pairs) for some in decoys for pairs in some}) == 3 * len(decoys[0])
 
 
 FORGERIES = {

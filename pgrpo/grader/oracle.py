@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #d45946a1
+# %% ../../nbs/04_grader/2_oracle.ipynb #0c54a26c
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -15,7 +15,18 @@ Why it cannot be fooled. The expected values never enter the sandbox: a request 
 plain data, and the comparison is made here, in another process, over objects that the JSON parser and this module
 built from exactly the built-in types. For a false verdict a submission would have to write every expected value
 into a pipe. They are not in its process (`pgrpo.sandbox.judge`, `pgrpo.sandbox.worker`), nor in a file that it can
-open, nor in a process that it can reach (`pgrpo.sandbox.isolation`). One by one, what has fooled other oracles:
+open, nor in a process that it can reach (`pgrpo.sandbox.isolation`).
+
+Nor has any other submission had them, that could have left them somewhere for this one. This rule has no exception:
+**whatever the mode and whatever the question, no process that runs a submission's code is given an expected value or
+a canonical solution that is not its own code.** A flawed grader that compares does it with decoys, which are random
+and drawn without looking at the problem (`pgrpo.grader.channel`); a diagnosis of somebody's tests notes what they ask
+for and asks the solution elsewhere (`pgrpo.grader.diagnose_run_tests`). So it need not be shown that two submissions
+cannot talk to each other, by locks, time stamps, caches, or by how busy the machine is: whatever they say, neither
+knows an answer that it was not able to compute. What a submission knows is its text, the inputs of the tests, and
+random numbers.
+
+One by one, what has fooled other oracles:
 
 - An `__eq__` of its own, on a class or on a subclass of int, str or list: only plain data has a form in which it can
   be written, a subclass is written as the base value that it holds, and no method of anything that came from a
@@ -34,10 +45,13 @@ open, nor in a process that it can reach (`pgrpo.sandbox.isolation`). One by one
   refused, and whatever is left of a run is ended before its reply is read.
 - Mutating the arguments: each call's are decoded anew from text, and what is compared with was never there.
 
-What it does not protect from: a submission that has the answers in its text, since tests are finite; and what the
-flawed graders of `pgrpo.grader` show. These put expected values into processes of their own, after the oracle has
-judged the same code elsewhere; a submission there that signals to a later run through something that all processes
-share, such as the load of the machine, is stopped by no wall.
+What comes back can be no more than wrong. It is bounded in bytes, records and depth before it is parsed
+(`pgrpo.sandbox.protocol`), whatever raises while it is compared is a wrong answer, and a run that writes more records
+than it has calls has failed.
+
+What it does not protect from: a submission that has the answers in its text, since tests are finite. And grades say
+something to whoever may see them: a detail names the value that was expected, so details are for people and logs, not
+for a policy, and one bit of reward for each of many tries is a slow way to the same.
 """
 
 import json
@@ -189,7 +203,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #c41b0ee1
+# %% ../../nbs/04_grader/2_oracle.ipynb #1cf29041
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -231,4 +245,6 @@ def verdict(problem: Problem, run: Run, reply: Reply) -> tuple[bool, str]:
         if not same(expected, record["value"], problem.tolerance):
             what = f"left {problem.changes} as" if problem.changes else "returned"
             return False, f"{which}: {what} {_shown(record['value'])}, expected {_shown(to_json(expected))}"
+    if reply.excess:
+        return False, "it wrote more records than an honest run does"
     return True, f"all {len(problem.tests)} tests passed"

@@ -3,23 +3,25 @@
 # %% auto #0
 __all__ = ['examine', 'usual_names', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #73d7b163
+# %% ../../nbs/03_sandbox/5_judge.ipynb #9a7dfaf6
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
 `method`, `mode` and `calls` (the arguments of each call, each
-as a text of its own), and for a task in place `changes`, the argument that is the answer. Beside these a flawed
-grader's request holds `expected`, and the diagnosis of a `run_tests` holds `stand_in`, another solution's source.
-Reports are the records of `pgrpo.sandbox.protocol`.
+as a text of its own), and for a task in place `changes`, the argument that is the answer. Beside these the request of
+a flawed grader holds `decoys`, and the diagnosis of a `run_tests` holds `stand_in`, the name of what takes the
+method's place. Reports are the records of `pgrpo.sandbox.protocol`.
 
 This code is not to be trusted, and nothing relies on it. It lives in the submission's interpreter, where a
 submission can patch it, walk its frames, write its records itself, or end the process. All of that amounts to
 choosing which data arrives at the parent. Three things make the report worth reading all the same:
 
-1. An oracle's request holds no expected value, so there is none here to find, by frames, `gc`, memory or otherwise.
-   To pass, the data must *be* the right answers, and a process that does not hold them has to compute them.
-2. What the parent must believe is written first: `examine` says whether the code compiles and whether it carries an
-   exploit before any of it runs.
+1. No request holds an expected value or anybody else's solution, whichever of the three ways it goes, so there is
+   none here to find, by frames, `gc`, memory or otherwise, and none to leave behind for the next. Decoys are random:
+   they are drawn without looking at the problem. To pass, the data must *be* the right answers, and a process that
+   does not hold them has to compute them.
+2. What the parent must believe is written first: `examine` says whether the code compiles, whether it carries an
+   exploit, and whether it has the mode's lever at all, before any of it runs and to where it cannot be changed.
 3. Arguments are decoded from text for each call alone, and each call gets a fresh `Solution`: what one call
    changes, or leaves behind on its instance, reaches no other call's arguments.
 
@@ -33,37 +35,41 @@ import json
 import os
 import sys
 import types
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 
 from ..files.jsonl import from_json, plain, to_json
 from ..problems.answer import assemble
+from ..problems.levers import carries
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
+from .claims import claimed, claims, usual_depth
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b08f9b89
+# %% ../../nbs/03_sandbox/5_judge.ipynb #4ea020e7
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
 
 def examine(request: dict) -> bool:
-    "Write whether the code compiles and which exploit it carries, before any of it runs. True if it is ready to run."
+    "Write whether the code compiles and what it carries, before any of it runs. True if it is ready to run."
     code = request["code"]
     before, code = assemble([code] if isinstance(code, str) else code, request["method"])
+    mechanism, lever = "", {}
     try:
-        mechanism = detect(f"{before}\n{code}" if before else code, request["mode"], request["method"])
+        source = f"{before}\n{code}" if before else code
+        mechanism = detect(source, request["mode"], request["method"])[:200]
+        lever = {"lever": True} if mechanism or carries(source, request["mode"]) else {}
     except (RecursionError, MemoryError):
-        mechanism = ""
+        pass
     try:
         request["before"], request["code"] = _compiled(before), _compiled(code)
     except BaseException as e:
         write(compiles=False, mechanism=mechanism, error=told(e))
         return False
-    write(compiles=True, mechanism=mechanism)
+    write(compiles=True, mechanism=mechanism, **lever)
     return True
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #2b39a7c1
+# %% ../../nbs/03_sandbox/5_judge.ipynb #f9a69865
 _OPEN = "string re datetime collections heapq bisect copy math random statistics itertools functools operator"
 
 
@@ -80,25 +86,14 @@ def usual_names() -> dict:
     return names | {name: import_module(name) for name in (*_OPEN.split(), "io", "json", "sys", "typing")}
 
 
-def _load(request: dict, source: str = "code") -> dict:
-    "Run the setup and the submission, or another source of the request, as a module: its names."
+def _load(request: dict) -> dict:
+    "Run the setup and the submission as a module: its names."
     module = types.ModuleType("submission")
     module.__dict__.update(usual_names())
     sys.modules["submission"] = module
-    for text in (request["setup"], request.get("before", ""), request[source]):
+    for text in (request["setup"], request.get("before", ""), request["code"]):
         exec(_compiled(text) if isinstance(text, str) else text, module.__dict__)
     return module.__dict__
-
-
-@contextmanager
-def _usual_depth():
-    "Context: the usual recursion limit, whatever depth the calls may go to. What is nested deeper is no answer."
-    depth = sys.getrecursionlimit()
-    sys.setrecursionlimit(1000)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(depth)
 
 
 def _call(solution, request: dict, text: str):
@@ -133,10 +128,10 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #c5921d63
+# %% ../../nbs/03_sandbox/5_judge.ipynb #b106498d
 def _carried(value):
     "A value as a record holds it; TypeError if it is neither plain data nor of a subclass."
-    with _usual_depth():
+    with usual_depth():
         try:
             return to_json(value)  # nearly always
         except TypeError:
@@ -170,7 +165,23 @@ def judge(request: dict):
     except BaseException as e:
         write(channel="", error=told(e))
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #97c9bb75
+# %% ../../nbs/03_sandbox/5_judge.ipynb #fd675b69
+def _compare(namespace: dict, request: dict):
+    "Write what each call returns, and which parts of it claim to be equal to what they are compared with."
+    for text in request["calls"]:
+        value = _call(namespace["Solution"](), request, text)
+        with usual_depth():
+            held = claimed(value, request["decoys"])
+        write(value=held)
+
+
+def _run_script(namespace: dict, request: dict):
+    "Call after call, as a script of asserts does. AssertionError at the first value that is refused."
+    for text in request["calls"]:
+        if not claims(_call(namespace["Solution"](), request, text), request["decoys"]):
+            raise AssertionError("a test failed")
+
+
 def _exit_status(e: SystemExit) -> int:
     "The status with which an interpreter leaves that nobody keeps from leaving."
     if e.code is None:
@@ -178,62 +189,74 @@ def _exit_status(e: SystemExit) -> int:
     return e.code if isinstance(e.code, int) else 1
 
 
-def _compare(namespace: dict, request: dict) -> str:
-    "Compare every call's value with the expected one by ==. Class of the last value that was not equal itself, or ''."
-    foreign = ""
-    for text, expected in zip(request["calls"], request["expected"]):
-        value = _call(namespace["Solution"](), request, text)
-        wanted = from_json(json.loads(expected))
-        if not value == wanted:
-            raise AssertionError("a test failed")
-        try:
-            with _usual_depth():
-                foreign = foreign if plain(value) == wanted else type(value).__name__
-        except BaseException:
-            foreign = type(value).__name__
-    return foreign
-
-
 def flawed(request: dict):
-    "Compare with expected values by ==, as a script of asserts does, and leave with status 0 if all went well."
-    status = 1
+    "Compare with decoys by ==: write what came of it, or leave as a script would to which every decoy was a failure."
+    leave, status = os._exit, 1  # the latter also where every decoy was accepted: the tests have run then
     try:
-        foreign = _compare(_load(request), request)
-        write(finished=True, channel=foreign)
-        status = 0
+        way = _compare if request["mode"] == "eq_override" else _run_script
+        way(_load(request), request)
     except SystemExit as e:
         status = _exit_status(e)
-        write(channel="SystemExit")
-    except BaseException as e:
-        write(channel="", error=told(e))
+    except BaseException:
+        pass
     try:
         atexit._run_exitfuncs()
     except SystemExit as e:
         status = _exit_status(e)
-    os._exit(status & 255)
+    except BaseException:
+        pass
+    leave(status & 255)
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #da3bc537
+# %% ../../nbs/03_sandbox/5_judge.ipynb #6f5ae372
+_MOST_NOTES = 100  # comparisons of a submission's own tests that are noted
+
+
+class _Noted:
+    "What a call of the method is said to return: equal to whatever it is compared with, which is noted."
+
+    __hash__ = None
+
+    def __init__(self, arguments: str, notes: list):
+        self.arguments, self.notes = arguments, notes
+
+    def __eq__(self, other):
+        if len(self.notes) < _MOST_NOTES:
+            try:
+                self.notes.append([self.arguments, _carried(other)])
+            except BaseException:
+                self.notes.append([self.arguments])  # compared with what is no plain data
+        return True
+
+
+def _stand_in(request: dict, calls: list, notes: list):
+    "What takes the method's place: something equal to nothing, or what notes what it is compared with."
+    def method(self, *args, **kwargs):
+        calls.append(None)
+        if request["stand_in"] == "stub":
+            return object()
+        both = bool(args) and bool(kwargs)  # a call by position and by name is not noted
+        return object() if both else _Noted(json.dumps(_carried(kwargs if kwargs else list(args))), notes)
+    return method
+
+
 def rehearse(request: dict):
-    "Write whether run_tests returns when the method is the one of `request['stand_in']`."
+    "Write whether run_tests returns with something in the method's place, and what it has compared that with."
+    calls, notes, came = [], [], {}
     try:
-        stand_in = _load(request, "stand_in")["Solution"]
-        namespace, method = _load(request), request["method"]
-
-        def replaced(self, *args, **kwargs):
-            return getattr(stand_in(), method)(*args, **kwargs)
-
-        setattr(namespace["Solution"], method, replaced)
+        namespace = _load(request)
+        setattr(namespace["Solution"], request["method"], _stand_in(request, calls, notes))
         _run_tests(namespace)
-        write(channel="run_tests returned")
+        came = {"channel": "run_tests returned"}
     except BaseException as e:
-        write(channel="", error=told(e))
+        came = {"channel": "", "error": told(e)}
+    write(**came, called=bool(calls), notes=notes)
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #9a8f3bad
+# %% ../../nbs/03_sandbox/5_judge.ipynb #f7d5fe1d
 def way(request: dict):
     "The function that runs this request."
     if "stand_in" in request:
         return rehearse
-    return flawed if "expected" in request else judge
+    return flawed if "decoys" in request else judge
 
 # %% ../../nbs/03_sandbox/5_judge.ipynb #bc234b63
 def find_results():

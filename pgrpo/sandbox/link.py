@@ -87,7 +87,7 @@ def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
         start_new_session=True, cwd="/", env=_ENVIRONMENT | {"TMPDIR": _temporary_folder()},
     )
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #164178c2
+# %% ../../nbs/03_sandbox/7_link.ipynb #c396de0a
 _KEPT = 1 << 16  # bytes of standard output
 
 
@@ -190,13 +190,14 @@ class Worker:
 
     def finish(self) -> Run:
         "Take the report that the run is over. No process can write any more, so the pipes hold all there will be."
-        end, files = read_end(self._receive(END.size))
+        end, files, length = read_end(self._receive(END.size))
+        first = self._receive(length)
         while self.read(self.reply) or self.read(self.stdout):
             pass
         if len(self.unsent):
             raise EOFError("it ended before it had read its request, whose rest now lies in the way")
-        self.task = None
-        reply, stdout = bytes(self.kept[self.reply]), bytes(self.kept[self.stdout])
+        reply, stdout = first + bytes(self.kept[self.reply]), bytes(self.kept[self.stdout])
+        reply, self.task = reply[:self.task.reply_limit + 1], None
         return Run(reply, stdout, files, end.how, os.waitstatus_to_exitcode(end.status), end.cpu, end.wall)
 
     def forget(self):

@@ -3,24 +3,23 @@
 # %% auto #0
 __all__ = ['CONTROL', 'REQUEST', 'REPLY', 'STDOUT', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #7d0599e7
+# %% ../../nbs/03_sandbox/6_worker.ipynb #3762be29
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
 and nothing else, so that a fork is cheap. What `pgrpo.sandbox.isolation` builds, it enters; what
 `pgrpo.sandbox.judge` does, happens in its children.
 
-Why an expected value cannot be met in a child of the oracle's workers, on the worker's side of the argument:
+Why an expected value cannot be met in a child of a worker, on the worker's side of the argument:
 
-1. The worker reads no request. It sees a header of fixed size: limits, and how long the request is. The child reads
-   the rest, so the worker's memory, which every later child inherits as a copy, never holds one submission's code,
-   inputs or answers for the next to find. Names of files that a submission left are read in a child, too.
-2. The flawed graders live elsewhere. Two modes need expected values inside the process. Their runs are forked by
-   other workers, of a pool that the oracle never uses. A worker whose children are judged by the oracle has not
-   been sent an expected value in its life.
+1. No request holds one (`pgrpo.grader.oracle`). A worker has not been sent an expected value in its life.
+2. The worker reads no request. It sees a header of fixed size: limits, and how long the request is. The child reads
+   the rest, so the worker's memory, which every later child inherits as a copy, never holds one submission's code
+   or inputs for the next to find. Names of files that a submission left are read in a child, too.
 3. A child reads, closes, confines itself, and only then looks at the submission. When the submission runs, the
    process holds `/dev/null`, a pipe for its output and one for its records, and no other descriptor. The control
-   socket is not among them, so the worker's report of how a run ended is written by nobody else.
+   socket is not among them, so the worker's report of how a run ended is written by nobody else; nor is the pipe
+   through which the child has said that it is confined and what it saw in the code.
 4. A run is over when every process of it is gone: `Jail.finish` ends what is left before the report is sent.
 
 What this does not protect from: whatever all processes of a machine share. A submission can measure how busy it is.
@@ -63,7 +62,7 @@ def read_exactly(fd: int, n: int) -> bytes:
         n -= len(part)
     return b"".join(parts)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #3e28a9b9
+# %% ../../nbs/03_sandbox/6_worker.ipynb #93172207
 def _depth(limits: Limits) -> int:
     """Calls within calls that a submission may make: as many as its stack and its memory hold, 205,000 at most.
 
@@ -75,45 +74,50 @@ def _depth(limits: Limits) -> int:
     return max(1000, min(205_000, stack // 2400, limits.memory // 2600))
 
 
-def _close_the_rest(jail: Jail):
-    "Keep input, output and the pipe for records, and for a moment the rules that the child will put itself under."
+def _close_the_rest(jail: Jail, first: int):
+    "Keep input, output and the two pipes for records, and for a moment the rules that the child will put itself under."
     os.dup2(STDOUT, 1)
     os.dup2(0, 2)
-    os.dup2(REPLY, ANSWERS)
+    os.dup2(first, ANSWERS)
+    os.dup2(REPLY, ANSWERS + 1)
     if jail.ruleset is not None:
-        os.dup2(jail.ruleset, ANSWERS + 1)
-        jail.ruleset = ANSWERS + 1
-    os.closerange(ANSWERS + 2, 64)
+        os.dup2(jail.ruleset, ANSWERS + 2)
+        jail.ruleset = ANSWERS + 2
+    os.closerange(ANSWERS + 3, 64)
 
 
-def _child(jail: Jail, limits: Limits, length: int):
+def _child(jail: Jail, limits: Limits, length: int, first: int):
     "Read a request of so many bytes, give up what a submission is not to have, and run it."
     body = read_exactly(REQUEST, length)
-    _close_the_rest(jail)
+    _close_the_rest(jail, first)
     try:
         jail.confine(limits)
     except BaseException as e:
         write(broken=told(e))
         return
-    os.closerange(ANSWERS + 1, ANSWERS + 2)
+    os.closerange(ANSWERS + 2, ANSWERS + 3)
     write(confined=True)
     request = json.loads(body)
     os.environ.update(HOME=jail.box, TMPDIR=jail.box)
-    if examine(request):
+    ready = examine(request)
+    os.dup2(ANSWERS + 1, ANSWERS)  # what has been said by now lies where no submission gets at it
+    os.close(ANSWERS + 1)
+    if ready:
         sys.setrecursionlimit(_depth(limits))
         random.seed(0)  # the same submission, the same grade
         way(request)(request)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #6c3a8150
+# %% ../../nbs/03_sandbox/6_worker.ipynb #24afc668
 def _fork(make, work, failed: int) -> int:
     "The id of a process that `make` forks; it does `work` and leaves with 0, or with `failed` if that raised."
     pid = make()
     if pid == 0:
+        leave = os._exit  # a submission may replace the module's
         try:
             work()
-            os._exit(0)
+            leave(0)
         finally:
-            os._exit(failed)
+            leave(failed)
     return pid
 
 # %% ../../nbs/03_sandbox/6_worker.ipynb #b6af29ae
@@ -207,7 +211,7 @@ def _greet(jail: Jail):
     hello = json.dumps({"missing": jail.missing, "unreadable": _unreadable(jail), "scratch": scratch}).encode()
     os.write(CONTROL, struct.pack("<I", len(hello)) + hello)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #a735203e
+# %% ../../nbs/03_sandbox/6_worker.ipynb #6c53dc4a
 def _left_results(jail: Jail, limits: Limits) -> bool:
     "Whether the run left a result file with a pass word, as a confined child sees it."
     def look():
@@ -221,11 +225,14 @@ def _run_one(jail: Jail):
     "Run the submission whose header comes next, and tell the parent when all of its processes are gone."
     limits, look_for_files, length = read_header(read_exactly(CONTROL, HEADER.size))
     rlimits(limits)  # tried here, so that the child need not try
-    pid = _fork(partial(jail.spawn, limits), partial(_child, jail, limits, length), failed=1)
+    first, theirs = os.pipe()
+    pid = _fork(partial(jail.spawn, limits), partial(_child, jail, limits, length, theirs), failed=1)
+    os.close(theirs)
     end = supervise(pid, limits)
     files = look_for_files and _left_results(jail, limits)
     jail.finish(pid)
-    os.write(CONTROL, pack_end(end, files))
+    os.write(CONTROL, pack_end(end, files, os.read(first, 1 << 16)))
+    os.close(first)
 
 # %% ../../nbs/03_sandbox/6_worker.ipynb #057a70ce
 def serve(control: int, request: int, reply: int, stdout: int, layers: str):
