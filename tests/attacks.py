@@ -878,3 +878,199 @@ attack(
     "letters of other alphabets", F, method("größe, 数 = n, 1\nreturn größe + 数  # ✓ 🎉"), problem=PLUS, correct=True
 )
 attack("control characters", F, method("return 0") + "\n#\x01\x02\x1b[31m\x7f\x85\u2028", compiles=None)
+
+# --- what two submissions could share -------------------------------------------------------------------------------
+
+TRYING = '''
+import ctypes, fcntl, mmap, os, struct, termios
+import json as library
+libc = ctypes.CDLL(None, use_errno=True)
+lib, folder, worked = library.__file__, os.path.dirname(library.__file__), []
+DIRECT, ASYNC, ON_WHICH = os.O_DIRECT, fcntl.FASYNC, (0, 1, 2, 3)
+def attempt(what, f, *args):
+    try:
+        if f(*args) == -1: return
+    except (OSError, ValueError, OverflowError):
+        return
+    worked.append(str(what))
+'''
+
+
+@dataclass(frozen=True)
+class Pair:
+    "A submission that leaves something behind, and one that looks for it in the same worker."
+    name: str
+    leave: str         # body of a method that returns the names of those attempts that worked
+    find: str = ""     # body of one that returns what it found, and nothing if there is nothing; "": honest work alone
+    refused: bool = True  # every attempt has to fail; else it may work, and has to harm nobody
+
+
+PAIRS = [
+    Pair("flags of descriptors", """
+        for fd in ON_WHICH:
+            for flag in (os.O_NONBLOCK, os.O_APPEND, DIRECT, os.O_NONBLOCK | DIRECT):
+                attempt(flag, fcntl.fcntl, fd, fcntl.F_SETFL, flag)
+        return worked
+    """, """
+        return [fd for fd in ON_WHICH if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND | DIRECT)]
+    """, refused=False),
+    Pair("packets instead of a stream", "for fd in ON_WHICH: attempt(fd, fcntl.fcntl, fd, fcntl.F_SETFL, DIRECT)\n"
+         "return worked"),
+    Pair("a pipe of one page", "for fd in ON_WHICH: attempt(fd, fcntl.fcntl, fd, 1031, 4096)\nreturn worked"),
+    Pair("pipes of a megabyte", """
+        for _ in range(20): attempt("a megabyte", fcntl.fcntl, os.pipe()[1], 1031, 1 << 20)
+        return worked
+    """),
+    Pair("a pipe full to the brim", """
+        fcntl.fcntl(3, fcntl.F_SETFL, os.O_NONBLOCK)
+        fcntl.fcntl(1, fcntl.F_SETFL, os.O_NONBLOCK)
+        for fd in (1, 3):
+            try:
+                while True: os.write(fd, b"x" * 4096)
+            except BlockingIOError:
+                pass
+        os._exit(0)
+    """, refused=False),
+    Pair("locks", """
+        files = [*ON_WHICH, os.open(lib, 0), os.open("/dev/null", 2)]
+        for fd in files:
+            for command in (fcntl.F_SETLK, fcntl.F_OFD_SETLK):
+                for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK):
+                    attempt(command, fcntl.fcntl, fd, command, struct.pack("hhqqi", kind, 0, 77, 1, 0))
+            attempt("flock", fcntl.flock, fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return worked
+    """, """
+        found = []
+        for fd in [*ON_WHICH, os.open(lib, 0), os.open("/dev/null", 2)]:
+            for command in (fcntl.F_GETLK, fcntl.F_OFD_GETLK):
+                try:
+                    said = fcntl.fcntl(fd, command, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0))
+                    kind, _, start, *_ = struct.unpack("hhqqi", said[:28])
+                    if kind != fcntl.F_UNLCK: found.append(start)
+                except OSError:
+                    pass
+        return found
+    """),
+    Pair("leases", """
+        for kind in (fcntl.F_WRLCK, fcntl.F_RDLCK):
+            attempt(kind, fcntl.fcntl, os.open(lib, 0), fcntl.F_SETLEASE, kind)
+        return worked
+    """, "return [kind] if (kind := libc.fcntl(os.open(lib, 0), fcntl.F_GETLEASE)) in (0, 1) else []"),
+    Pair("a signal to somebody", """
+        r, w = os.pipe()
+        for fd in (*ON_WHICH, r, w):
+            for owner in (<<VICTIM>>, os.getppid(), -1):
+                attempt("owner", fcntl.fcntl, fd, fcntl.F_SETOWN, owner)
+                attempt("owner", fcntl.fcntl, fd, 15, struct.pack("ii", 1, max(owner, 0)))
+            attempt("signal", fcntl.fcntl, fd, 10, 9)
+            attempt("asynchronous", fcntl.fcntl, fd, fcntl.F_SETFL, ASYNC)
+        os.write(w, b"x"), os.read(r, 1)
+        return worked
+    """),
+    Pair("the same by other calls", """
+        for fd in ON_WHICH:
+            for request in (0x5421, 0x5452, 0x8901, termios.TIOCSTI, termios.TIOCSCTTY, termios.TIOCNOTTY):
+                attempt(request, libc.ioctl, fd, request, ctypes.byref(ctypes.c_int(1)))
+        for name in ("/dev/tty", "/dev/console", "/dev/ptmx", "/dev/pts/0"):
+            attempt(name, os.open, name, os.O_RDWR)
+        return worked
+    """),
+    Pair("notifications", """
+        attempt("changes", fcntl.fcntl, os.open(folder, 0), fcntl.F_NOTIFY, 0x8000001F)
+        attempt("watches", libc.inotify_init1, 0)
+        return worked
+    """),
+    Pair("hints that stay with a file", """
+        for command in (1036, 1038):
+            attempt(command, libc.fcntl, os.open(lib, 0), command, ctypes.byref(ctypes.c_uint64(3)))
+        return worked
+    """, """
+        hint = ctypes.c_uint64()
+        return [hint.value] if libc.fcntl(os.open(lib, 0), 1035, ctypes.byref(hint)) == 0 and hint.value else []
+    """),
+    Pair("time stamps", """
+        for path in (lib, folder, "/dev/null", "<<FILE>>", "<<FOLDER>>", "..", "/tmp", "/"):
+            attempt(path, os.utime, path)
+            attempt(path, lambda: os.utime(path, ns=(77, 77)))
+            attempt(path, lambda: libc.utimes(path.encode(), None))
+        attempt("open", lambda: os.utime(os.open("/dev/null", 2)))
+        return worked
+    """, """
+        found = []
+        for path in (lib, folder, "/dev/null", "..", "/tmp", "/"):
+            try:
+                if os.stat(path).st_mtime_ns == 77: found.append(path)
+            except OSError:
+                pass
+        return found
+    """),
+    Pair("files of the library", """
+        for path in (lib, "<<FILE>>"):
+            attempt("truncate", os.truncate, path, 0)
+            for flags in (os.O_TRUNC, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_APPEND):
+                attempt(flags, os.open, path, flags)
+            attempt("unlink", os.unlink, path)
+            attempt("rename", os.rename, path, path + "~")
+            attempt("mode", os.chmod, path, 0o777)
+            attempt("link", os.link, path, "linked")
+            attempt("name", libc.setxattr, path.encode(), b"user.x", b"77", 2, 0)
+        return worked
+    """),
+    Pair("memory of the library's files", """
+        fd = os.open(lib, 0)
+        attempt("writes", mmap.mmap, fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        whole = mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+        for advice in (9, 12, 20, 21, 100, 101): attempt(advice, whole.madvise, advice)
+        return worked
+    """),
+    Pair("the folder beside the own", """
+        open("mine", "w").close()
+        for place in ("..", "../..", "/scratch", "/tmp/..", "<<FOLDER>>"):
+            attempt("file", os.open, place + "/left", os.O_CREAT | os.O_WRONLY)
+            attempt("folder", os.mkdir, place + "/left-too")
+            attempt("link", os.symlink, "77", place + "/left-as-well")
+            attempt("moved", os.rename, "mine", place + "/left-moved")
+            attempt("box", os.rename, "../box", place + "/left-box")
+        return worked
+    """, """
+        found = []
+        for place in ("..", "../..", "/scratch"):
+            try:
+                found += [name for name in os.listdir(place) if name.startswith("left")]
+            except OSError:
+                pass
+            found += [name for name in ("left", "left-too", "left-as-well") if os.path.lexists(f"{place}/{name}")]
+        return found
+    """),
+    Pair("descriptors of other processes", """
+        for process in (os.getppid(), <<PID>>, <<VICTIM>>):
+            for fd in range(12):
+                for flags in (os.O_RDONLY | os.O_NONBLOCK, os.O_WRONLY | os.O_NONBLOCK):
+                    attempt((process, fd), os.open, f"/proc/{process}/fd/{fd}", flags)
+            attempt("memory", os.open, f"/proc/{process}/mem", os.O_RDONLY)
+        return worked
+    """),
+    Pair("its own records", """
+        for fd in range(4):
+            try:
+                got = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK)
+                os.read(got, 1 << 16)
+            except OSError:
+                pass
+        return worked
+    """, refused=False),
+    Pair("3000 folders, one in another", """
+        for _ in range(3000):
+            try:
+                os.mkdir("d")
+                os.chdir("d")
+            except OSError:
+                break
+        return worked
+    """, "return os.listdir('.')", refused=False),
+    Pair("folders without permissions", """
+        os.umask(0o777)
+        for _ in range(20): os.mkdir(str(_)), os.close(os.open(f"f{_}", os.O_CREAT | os.O_WRONLY))
+        return worked
+    """, "return os.listdir('.')", refused=False),
+]

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Tried', 'check_sandbox', 'format_layers']
 
-# %% ../../nbs/04_grader/3_probes.ipynb #4e7f3e4c
+# %% ../../nbs/04_grader/3_probes.ipynb #0f6456c9
 __doc__ = """A trial of every layer of the sandbox on the machine at hand.
 
 A *probe* is a submission that does harmlessly what a layer is there to prevent. Each is run with no layer, where it
@@ -11,6 +11,9 @@ must get through, or it proves nothing; with its layer alone, which must stop it
 
 It shows that the walls stand, not that they cannot be climbed: a probe is one way past a layer, the plainest. The
 attacks of `tests/attacks.py` try others.
+
+Walls can also be too high. So one submission imports the whole standard library, inside all of them, and what it
+cannot import is named as a missing layer is.
 """
 
 import ctypes
@@ -27,9 +30,11 @@ from dataclasses import dataclass
 from ..files.text import table
 from ..sandbox import Sandbox
 from ..sandbox.isolation import LAYERS, Limits
-from ..sandbox.protocol import Run, Task, read_reply
+from ..sandbox.protocol import Run, Task, read_reply, text_of
 
-# %% ../../nbs/04_grader/3_probes.ipynb #b0125a81
+# %% ../../nbs/04_grader/3_probes.ipynb #c6cfdc5f
+_LIBRARY = "every module of the standard library can be imported"
+_ABSENT = "not there for submissions: installed packages such as numpy, a network, other processes, locks on files"
 _ALWAYS = {
     "environment": "a few harmless variables, and no other of this process's",
     "descriptors": "no open descriptor but input, output and the pipe for answers",
@@ -75,19 +80,57 @@ def _reachable():
             libc.shmctl(segment, 0, None)
 
 
-def _task(body: str) -> Task:
+def _task(body: str, cpu: float = 0.3) -> Task:
     "A submission whose method has this body."
     lines = "".join(f"\n        {line}" for line in body.split("\n"))
     code = f"class Solution:\n    def f(self):{lines}"
     request = {"setup": "", "code": code, "method": "f", "mode": "gt_only", "calls": ["[]"]}
-    return Task(json.dumps(request).encode(), Limits(cpu=0.3, wall=30.0))
+    return Task(json.dumps(request).encode(), Limits(cpu=cpu, wall=30.0))
 
 
 def _through(name: str, run: Run) -> bool:
     "Whether a layer's probe got through."
     return run.ended != "cpu" if name == "clocks" else read_reply(run).record(0).get("value") is True
 
-# %% ../../nbs/04_grader/3_probes.ipynb #b0221d22
+# %% ../../nbs/04_grader/3_probes.ipynb #bf1adcef
+_IMPORTS = """import importlib, pkgutil, sys
+skip = {"antigravity", "idlelib", "turtledemo", "test", "tests", "__main__"}
+left, failed = sorted(sys.stdlib_module_names - skip), {}
+sys.stdout = sys.stderr = open("/dev/null", "w")
+while left:
+    name = left.pop()
+    try:
+        module = importlib.import_module(name)
+    except BaseException as e:
+        failed[name] = f"{type(e).__name__}: {e}"[:200]
+        continue
+    inside = getattr(module, "__path__", None)
+    left += [f"{name}.{m.name}" for m in pkgutil.iter_modules(inside) if m.name not in skip] if inside else []
+return failed"""
+
+
+def _imports(layers: Sequence[str]) -> Run:
+    "A submission imports the whole standard library."
+    with Sandbox(1, layers) as pool:
+        return pool.run([_task(_IMPORTS, cpu=60.0)])[0]
+
+
+def _unimportable(bare: Run, jailed: Run) -> str:
+    "Which modules of the standard library a submission cannot import although they are there, and why of the first."
+    inside, outside = (read_reply(run).record(0) for run in (jailed, bare))
+    if "value" not in inside:
+        return f"the trial did not come to an end: {text_of(inside, 'error') or jailed.ended}"
+    hidden = ("PermissionError", "OSError")  # a file that is there, and closed outside as well
+    missing = {
+        name: why for name, why in inside["value"].items()
+        if why != outside.get("value", {}).get(name) or why.startswith(hidden)
+    }
+    if not missing:
+        return ""
+    names = sorted(name for name in missing if not any(name.startswith(f"{other}.") for other in missing))
+    return f"{', '.join(names)}: {missing[names[0]]}"
+
+# %% ../../nbs/04_grader/3_probes.ipynb #4cf43e87
 @dataclass(frozen=True)
 class Tried:
     "A layer, and what came of trying it."
@@ -106,6 +149,7 @@ def check_sandbox() -> list[Tried]:
         warnings.simplefilter("ignore")  # what is missing is what this reports
         tasks = {name: _task(body.format(**things)) for name, body in _PROBES.items()}
 
+
         def through(layers, names):
             "The layers that are missing, and whether each of these probes gets through."
             with Sandbox(1, layers) as pool:
@@ -119,11 +163,13 @@ def check_sandbox() -> list[Tried]:
             gone, only = through((name,), [name])
             why, alone = missing.get(name, ""), None if name in gone else not only[name]
             out.append(Tried(name, purpose, name not in missing, why, bare[name], alone, not together[name]))
+        closed = _unimportable(_imports(()), _imports(tuple(LAYERS)))
+        out.append(Tried("library", _LIBRARY, not closed, closed, None, None, True))
     return out
 
-# %% ../../nbs/04_grader/3_probes.ipynb #c4f9d4b5
+# %% ../../nbs/04_grader/3_probes.ipynb #1731d7ab
 def format_layers(tried: Sequence[Tried]) -> str:
-    "The outcome as a table, with a last line that sums it up."
+    "The outcome as a table, with lines that sum it up and say what submissions do not find."
     word = {None: "-", True: "yes", False: "NO"}
     body = []
     for t in tried:
@@ -136,4 +182,4 @@ def format_layers(tried: Sequence[Tried]) -> str:
     text += f"\nmissing here: {', '.join(absent)}" if absent else "\nevery layer is in force"
     if open_:
         text += f"\nwhat these should stop gets through: {', '.join(open_)}"
-    return text
+    return text + f"\n{_ABSENT}"

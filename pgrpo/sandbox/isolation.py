@@ -95,7 +95,7 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
             accepted.append((which, value))
     return accepted
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #b4a61ae0
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #4f8485b0
 # flags of unshare; the network's takes the host name along
 _NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}
 _NEW_USER = 0x10000000
@@ -240,6 +240,10 @@ class Jail:
         if self.has("privileges"):
             self.drop()
         if self.ruleset is not None:
+            if "mount" not in self.spaces:  # then the box is a new folder, which no rule knows that was made before
+                own = landlock_ruleset(None, ".")
+                landlock(own)
+                os.close(own)
             landlock(self.ruleset)
         if self.has("seccomp"):
             seccomp(self.filter or seccomp_program(os.getpid()))

@@ -3,18 +3,19 @@
 # %% auto #0
 __all__ = ['Worker']
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #486ebaf1
+# %% ../../nbs/03_sandbox/7_link.ipynb #2927616f
 __doc__ = """One worker, from the side of the process that grades: started, handed a task, listened to, and ended.
 
 A worker is not forked from the process that grades. A trainer has PyTorch loaded, threads running and gigabytes
 mapped; a fork of that is slow at best and a deadlock at worst, and it would carry the expected values over the
 wall. Each worker is a fresh, small interpreter, started once: no site packages, none of this process's environment,
-no descriptor but four.
+no descriptor but two.
 
-Four descriptors lead to it: a socket for start, stop and the report of how a run ended, and a pipe each for
-requests, replies and output. The last two are written by submissions, so nothing in them is taken for a message:
-where one run's bytes end is known from the worker, which reports when every process of that run is gone. What
-arrives is kept up to a limit, and a submission that writes more is ended.
+Two descriptors lead to it: a socket for start, stop and the report of how a run ended, and a pipe for requests. With
+every task go two new pipes through the socket, for the reply and the output of this one run, so that nothing which a
+submission does to its pipes is met by another. They are written by submissions, and nothing in them is taken for a
+message: that a run is over is known from the worker, which reports when every process of it is gone. What arrives is
+kept up to a limit, and a submission that writes more is ended.
 
 It judges nothing and parses nothing of a reply. The whole of the argument stands in `pgrpo.grader.oracle`.
 """
@@ -22,16 +23,17 @@ It judges nothing and parses nothing of a reply. The whole of the argument stand
 import fcntl
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .filesystem import remove
 from .isolation import Limits
 from .protocol import END, START, STOP, Run, Task, pack_header, read_end
 
@@ -60,7 +62,7 @@ from pgrpo.sandbox.worker import serve
 serve(*map(int, ends), layers)
 """
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #8a8f3c0d
+# %% ../../nbs/03_sandbox/7_link.ipynb #e880871a
 # an interpreter may need these to start
 _FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}
 _ENVIRONMENT = {
@@ -79,7 +81,7 @@ def _temporary_folder() -> str:
 
 
 def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
-    "Start a worker on its four descriptors: control, request, reply, output."
+    "Start a worker on its two descriptors: control and request."
     package = Path(sys.modules[Limits.__module__].__file__).resolve().parents[1]
     return subprocess.Popen(
         [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(package), *map(str, ends), ",".join(layers)],
@@ -87,17 +89,20 @@ def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
         start_new_session=True, cwd="/", env=_ENVIRONMENT | {"TMPDIR": _temporary_folder()},
     )
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #c396de0a
+# %% ../../nbs/03_sandbox/7_link.ipynb #e1c77374
 _KEPT = 1 << 16  # bytes of standard output
 
 
-def _widen(pipe: int):
-    "Give a pipe room for what submissions usually write, so that they need not wait for the parent."
+def _pipe() -> tuple[int, int]:
+    "A pipe, with room for what submissions usually write, so that they need not wait for the parent."
+    r, w = os.pipe()
+    os.set_blocking(r, False)
     try:
         # F_SETPIPE_SZ, Linux alone; the kernel has a limit for all the pipes of a user
-        fcntl.fcntl(pipe, 1031, 1 << 19)
+        fcntl.fcntl(r, 1031, 1 << 19)
     except OSError:
         pass
+    return r, w
 
 
 class Worker:
@@ -113,19 +118,13 @@ class Worker:
             )
         self.control, control = socket.socketpair()
         request, self.request = os.pipe()
-        self.reply, reply = os.pipe()
-        self.stdout, stdout = os.pipe()
-        theirs = control.fileno(), request, reply, stdout
-        self.process = _boot(theirs, layers)
+        self.process = _boot((control.fileno(), request), layers)
         control.close()
-        for fd in theirs[1:]:
-            os.close(fd)
-        for fd in (self.request, self.reply, self.stdout, self.process.stderr.fileno()):
+        os.close(request)
+        for fd in (self.request, self.process.stderr.fileno()):
             os.set_blocking(fd, False)
-        for fd in (self.reply, self.stdout):
-            _widen(fd)
         self.hello = self.task = None
-        self.number = -1
+        self.number, self.kept = -1, {}
 
     def greet(self):
         "Wait until the worker has said which layers are in force."
@@ -157,10 +156,14 @@ class Worker:
     def give(self, number: int, task: Task):
         "Hand it a task, which the caller knows by this number. `send` what is unsent, `read` the pipes, then `finish`."
         self.number, self.task, self.stopping = number, task, False
+        (self.reply, reply), (self.stdout, stdout) = _pipe(), _pipe()
         self.unsent, self.kept = memoryview(task.request), {self.reply: bytearray(), self.stdout: bytearray()}
         self.room = {self.reply: task.reply_limit + 1, self.stdout: _KEPT}
         self.deadline = time.monotonic() + task.limits.longest + 10
-        self.control.sendall(START + pack_header(task))
+        try:
+            socket.send_fds(self.control, [START + pack_header(task)], [reply, stdout])
+        finally:
+            os.close(reply), os.close(stdout)
         self.send()
 
     def send(self):
@@ -171,16 +174,13 @@ class Worker:
             pass
 
     def read(self, fd: int) -> bool:
-        """Take what lies in a pipe, and keep it as far as there is room.
-
-        False when nothing is left, EOFError when nobody can write any more.
-        """
+        "Take what lies in a pipe, and keep it as far as there is room. False when nothing is left."
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
             return False
-        if not data:
-            raise EOFError("the worker has closed its pipes")
+        if not data:  # nobody can write any more
+            return False
         kept = self.kept[fd]
         kept += data[:self.room[fd] - len(kept)]
         if fd == self.reply and len(kept) == self.room[fd] and not self.stopping:
@@ -197,8 +197,14 @@ class Worker:
         if len(self.unsent):
             raise EOFError("it ended before it had read its request, whose rest now lies in the way")
         reply, stdout = first + bytes(self.kept[self.reply]), bytes(self.kept[self.stdout])
+        self._close_pipes()
         reply, self.task = reply[:self.task.reply_limit + 1], None
         return Run(reply, stdout, files, end.how, os.waitstatus_to_exitcode(end.status), end.cpu, end.wall)
+
+    def _close_pipes(self):
+        for fd in self.kept:
+            os.close(fd)
+        self.kept = {}
 
     def forget(self):
         "Close this process's ends, once."
@@ -206,8 +212,8 @@ class Worker:
             return
         self.control.close()
         self.process.stderr.close()
-        for fd in (self.request, self.reply, self.stdout):
-            os.close(fd)
+        os.close(self.request)
+        self._close_pipes()
 
     def close(self):
         "End it. An idle worker leaves when its socket closes; another is killed."
@@ -219,4 +225,9 @@ class Worker:
             self.process.kill()
             self.process.wait()
         if self.hello and self.hello["scratch"]:
-            shutil.rmtree(self.hello["scratch"], ignore_errors=True)
+            try:
+                remove(self.hello["scratch"])
+            except FileNotFoundError:  # it has left in good order
+                pass
+            except OSError as e:
+                warnings.warn(f"the scratch folder of a worker of the sandbox could not be removed: {e}", stacklevel=2)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['call', 'trial', 'tasks_of_user', 'system_calls', 'seccomp_program', 'seccomp']
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #ef2ede12
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #04dbb961
 __doc__ = """The list of system calls that a submission may make, as a filter that the kernel enforces (seccomp).
 
 Whatever a program does to the world it does through system calls, in Python or past it. The list is of what is
@@ -19,6 +19,7 @@ import ctypes
 import os
 import struct
 import sys
+from collections.abc import Sequence
 
 # %% ../../nbs/03_sandbox/1_syscalls.ipynb #38bb9171
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,27 +73,29 @@ def tasks_of_user(
             pass
     return count
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #822fc010
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #2cd661cd
 # Numbers on x86-64 and on 64-bit Arm, - where a processor lacks the call.
 _CALLS = """
-read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, madvise 28 233, mremap 25 216,
-mprotect 10 226, close 3 57, openat 257 56, open 2 -, newfstatat 262 79, fstat 5 80, stat 4 -, lstat 6 -,
-statx 332 291, lseek 8 62, getdents64 217 61, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, access 21 -,
-faccessat 269 48, faccessat2 439 439, readlink 89 -, readlinkat 267 78, getcwd 79 17, chdir 80 49, mkdir 83 -,
-mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276,
-truncate 76 45, ftruncate 77 46, fsync 74 82, fdatasync 75 83, utimensat 280 88, umask 95 166, statfs 137 43,
-fstatfs 138 44, fcntl 72 25, dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, poll 7 -, ppoll 271 73,
-select 23 -, pselect6 270 72, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
-rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137,
-rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -, setitimer 38 103, getitimer 36 102,
-restart_syscall 219 128, nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114,
-gettimeofday 96 169, time 201 -, times 100 153, getrandom 318 278, sched_yield 24 124, sched_getaffinity 204 123,
-getcpu 309 168, sysinfo 99 179, uname 63 160, getpid 39 172, gettid 186 178, getppid 110 173, getpgid 121 155,
-getpgrp 111 -, getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148,
-getresgid 120 150, getgroups 115 158, getrlimit 97 163, getrusage 98 165, set_robust_list 273 99,
-set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, exit 60 93, exit_group 231 94
+read 0 63, write 1 64, futex 202 98, mmap 9 222, munmap 11 215, brk 12 214, mremap 25 216, mprotect 10 226,
+close 3 57, newfstatat 262 79, fstat 5 80, stat 4 -, lstat 6 -, statx 332 291, lseek 8 62, getdents64 217 61,
+readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, access 21 -, faccessat 269 48, faccessat2 439 439,
+readlink 89 -, readlinkat 267 78, getcwd 79 17, chdir 80 49, mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -,
+unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276, ftruncate 77 46, fsync 74 82, fdatasync 75 83,
+umask 95 166, statfs 137 43, fstatfs 138 44, dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, poll 7 -,
+ppoll 271 73, select 23 -, pselect6 270 72, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -,
+epoll_pwait 281 22, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
+rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -, setitimer 38 103,
+getitimer 36 102, restart_syscall 219 128, nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113,
+clock_getres 229 114, gettimeofday 96 169, time 201 -, times 100 153, getrandom 318 278, sched_yield 24 124,
+sched_getaffinity 204 123, getcpu 309 168, sysinfo 99 179, uname 63 160, getpid 39 172, gettid 186 178,
+getppid 110 173, getpgid 121 155, getpgrp 111 -, getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176,
+getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups 115 158, getrlimit 97 163, getrusage 98 165,
+set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, exit 60 93, exit_group 231 94
 """
-_WITH_CONDITIONS = "clone 56 220, clone3 435 435, tgkill 234 131, prlimit64 302 261, ioctl 16 29"
+_WITH_CONDITIONS = """
+clone 56 220, clone3 435 435, tgkill 234 131, prlimit64 302 261, ioctl 16 29, fcntl 72 25, madvise 28 233, open 2 -,
+openat 257 56
+"""
 # column above, and AUDIT_ARCH_... of <linux/audit.h>
 _PROCESSORS = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}
 
@@ -106,36 +109,77 @@ def system_calls(table: str = _CALLS) -> dict[str, int]:
     rows = (row.split() for row in table.replace("\n", " ").split(","))
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
-# %% ../../nbs/03_sandbox/1_syscalls.ipynb #f99aa20c
+# %% ../../nbs/03_sandbox/1_syscalls.ipynb #6555164a
+_COMMANDS = (0, 1, 2, 3, 1030)  # fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETFL, 4, is one apart
+_SHARED = 0x2000 | getattr(os, "O_DIRECT", 0) | getattr(os, "O_NOATIME", 0)  # O_ASYNC, and two of uses beyond a process
+_ADVICE = (0, 1, 2, 3, 4, 8, 14, 15, 18, 102, 103)  # madvise: normal to don't need, free, huge pages, guards
+_REQUESTS = (0x5401, 0x5450, 0x5451)  # ioctl: TCGETS, FIONCLEX, FIOCLEX
+
+
+def _op(code: int, k: int, yes: int = 0, no: int = 0) -> bytes:
+    "An instruction, struct sock_filter of <linux/filter.h>; yes and no are how many to skip."
+    return struct.pack("HBBI", code, yes, no, k)
+
+
+def _equal(k: int, yes: int, no: int) -> bytes:
+    return _op(0x15, k, yes, no)
+
+
+def _has_bits(k: int, yes: int, no: int) -> bytes:
+    return _op(0x45, k, yes, no)
+
+
+def _argument(i: int) -> bytes:
+    "Load the lower half of a call's i-th argument, from 0: all of it that the kernel reads of those looked at here."
+    return _op(0x20, 16 + 8 * i)
+
+
+_ALLOW, _REFUSE, _ABSENT, _KILL = (_op(6, k) for k in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))  # EPERM; ENOSYS
+
+
+def _one_of(values: Sequence[int]) -> list[bytes]:
+    "Allow if what was loaded is one of these, else refuse."
+    return [_equal(k, len(values) - i, 0) for i, k in enumerate(values)] + [_REFUSE, _ALLOW]
+
+
+def _conditions(pid: int) -> dict[str, list[bytes]]:
+    "What decides on each of the calls with conditions, for the process of this id."
+    opened = [_has_bits(os.O_TRUNC, 1, 0), _ALLOW, _has_bits(os.O_WRONLY | os.O_RDWR, 0, 1), _ALLOW, _REFUSE]
+    return {
+        "clone": [_argument(0), _has_bits(0x10000, 0, 1), _ALLOW, _REFUSE],
+        "clone3": [_ABSENT],
+        "tgkill": [_argument(0), *_one_of([pid])],
+        "prlimit64": [_argument(0), *_one_of([0])],
+        "ioctl": [_argument(1), *_one_of(_REQUESTS)],
+        "fcntl": [_argument(1), _equal(4, 0, 4), _argument(2), _has_bits(_SHARED, 1, 0), _ALLOW, _REFUSE,
+                  *_one_of(_COMMANDS)],
+        "madvise": [_argument(2), *_one_of(_ADVICE)],
+        "open": [_argument(1), *opened],
+        "openat": [_argument(2), *opened],
+    }
+
+
 def seccomp_program(
     pid: int,  # of the process that will run under it, as it sees itself
-) -> bytes:    # instructions of struct sock_filter, <linux/filter.h>
-    "The filter: allow what `system_calls` lists, threads, signals to oneself; refuse the rest with EPERM."
-    op = lambda code, k, yes=0, no=0: struct.pack("HBBI", code, yes, no, k)  # yes and no: instructions to skip
-    # each loads a field of struct seccomp_data
-    number, processor, first, second = (op(0x20, offset) for offset in (0, 4, 16, 24))
-    equal, at_least, has_bits = (lambda k, yes, no, code=code: op(code, k, yes, no) for code in (0x15, 0x35, 0x45))
-    allow, refuse, absent, kill = (op(6, k) for k in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))  # EPERM; ENOSYS
-    special = system_calls(_WITH_CONDITIONS)
-    thread, isatty, cloexec, no_cloexec = 0x10000, 0x5401, 0x5451, 0x5450
-    out = [processor, equal(_PROCESSORS[os.uname().machine][1], 1, 0), kill, number]
-    out += [equal(special["clone"], 0, 4), first, has_bits(thread, 0, 1), allow, refuse]
-    out += [equal(special["clone3"], 0, 1), absent]
-    out += [equal(special["tgkill"], 0, 4), first, equal(pid, 0, 1), allow, refuse]
-    out += [equal(special["prlimit64"], 0, 4), first, equal(0, 0, 1), allow, refuse]
-    out += [equal(special["ioctl"], 0, 6), second]
-    out += [equal(isatty, 2, 0), equal(cloexec, 1, 0), equal(no_cloexec, 0, 1), allow, refuse]
-    numbers = set(system_calls().values())
-    # where allowed and refused numbers meet
-    edges = [n for n in range(max(numbers) + 2) if (n in numbers) != (n - 1 in numbers)]
+) -> bytes:    # instructions of struct sock_filter
+    "The filter: allow what `system_calls` lists, and some arguments of nine other calls; refuse the rest with EPERM."
+    allowed = dict.fromkeys(system_calls().values(), [_ALLOW])
+    decide = _conditions(pid)
+    decide = {number: decide[name] for name, number in system_calls(_WITH_CONDITIONS).items()} | allowed
+    edges = []  # from which number on what decides
+    for number in range(max(decide) + 2):
+        verdict = decide.get(number, [_REFUSE])
+        if not edges or verdict != edges[-1][1]:
+            edges.append((number, verdict))
 
-    def search(low, high):  # among edges[low:high], by halves
-        if low == high:
-            return [allow if low % 2 else refuse]
-        middle = (low + high) // 2
-        below, above = search(low, middle), search(middle + 1, high)
-        return [at_least(edges[middle], len(below), 0)] + below + above
-    return b"".join(out + search(0, len(edges)))
+    def search(edges):  # by halves
+        if len(edges) == 1:
+            return edges[0][1]
+        middle = len(edges) // 2
+        below, above = search(edges[:middle]), search(edges[middle:])
+        return [_op(0x35, edges[middle][0], len(below), 0)] + below + above
+    processor = [_op(0x20, 4), _equal(_PROCESSORS[os.uname().machine][1], 1, 0), _KILL]
+    return b"".join(processor + [_op(0x20, 0)] + search(edges))
 
 
 def seccomp(program: bytes):
