@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'usual_names', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #73d7b163
+# %% ../../nbs/03_sandbox/5_judge.ipynb #d4ae413f
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
@@ -38,11 +38,12 @@ from functools import lru_cache
 from importlib import import_module
 
 from ..files.jsonl import from_json, plain, to_json
+from ..problems.accidents import own_use
 from ..problems.answer import assemble
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b08f9b89
+# %% ../../nbs/03_sandbox/5_judge.ipynb #c4ec31e1
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -51,16 +52,19 @@ def examine(request: dict) -> bool:
     "Write whether the code compiles and which exploit it carries, before any of it runs. True if it is ready to run."
     code = request["code"]
     before, code = assemble([code] if isinstance(code, str) else code, request["method"])
+    mechanism, own = "", {}
     try:
-        mechanism = detect(f"{before}\n{code}" if before else code, request["mode"], request["method"])
+        read = f"{before}\n{code}" if before else code, request["mode"], request["method"]
+        mechanism = detect(*read)
+        own = {"own_use": True} if own_use(*read) else {}
     except (RecursionError, MemoryError):
-        mechanism = ""
+        pass
     try:
         request["before"], request["code"] = _compiled(before), _compiled(code)
     except BaseException as e:
         write(compiles=False, mechanism=mechanism, error=told(e))
         return False
-    write(compiles=True, mechanism=mechanism)
+    write(compiles=True, mechanism=mechanism, **own)
     return True
 
 # %% ../../nbs/03_sandbox/5_judge.ipynb #2b39a7c1

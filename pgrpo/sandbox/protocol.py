@@ -111,12 +111,13 @@ def told(e: BaseException) -> str:
         said = ""
     return f"{type(e).__name__}: {said}"[:200] if said else type(e).__name__
 
-# %% ../../nbs/03_sandbox/4_protocol.ipynb #eebc95d4
+# %% ../../nbs/03_sandbox/4_protocol.ipynb #4f88f267
 @dataclass(frozen=True)
 class Reply:
     "The records of a run, as far as they could be read."
     compiles: bool = False
     mechanism: str = ""   # the exploit that the code carries
+    own_use: bool = False # whether the lever serves the submission's own work
     error: str = ""       # why it does not compile
     records: tuple = ()   # dicts, one for each call and then what was observed; may be forged
 
@@ -130,7 +131,7 @@ def text_of(record: dict, key: str) -> str:
     value = record.get(key)
     return "".join(c if c.isprintable() else " " for c in value[:200]) if type(value) is str else ""
 
-# %% ../../nbs/03_sandbox/4_protocol.ipynb #bcf44a8e
+# %% ../../nbs/03_sandbox/4_protocol.ipynb #b156242f
 def _short_int(text: str) -> int:
     if len(text) > 20:  # to_json writes long ones in hexadecimal, which takes linear time to read
         raise ValueError("a long integer in decimal")
@@ -167,5 +168,7 @@ def read_reply(run: Run) -> Reply:
         why = text_of(records[0], "broken") if records else f"its process left with status {run.status}"
         raise RuntimeError(f"the sandbox could not confine a submission: {why}")
     first = records[1] if len(records) > 1 else {}
-    compiles = first.get("compiles") is True
-    return Reply(compiles, text_of(first, "mechanism"), text_of(first, "error"), tuple(records[2:]))
+    said = {name: first.get(name) is True for name in ("compiles", "own_use")}
+    return Reply(
+        mechanism=text_of(first, "mechanism"), error=text_of(first, "error"), records=tuple(records[2:]), **said
+    )

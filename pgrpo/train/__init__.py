@@ -253,14 +253,14 @@ class Trainer:
             self.folder.lock = None
         return summary
 
-# %% ../../nbs/08_train/07_train.ipynb #d5e2495d
+# %% ../../nbs/08_train/07_train.ipynb #8f6e196c
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
     progress: bool = True,
     on_row: Callable[[dict], None] | None = None,  # called with every new row
     team: Alone | None = None,          # of several processes, as `pgrpo.train.distributed.join` gives it
-) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, n}
+) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, accidental, n}
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config, write=False).summary()

@@ -199,11 +199,12 @@ def run_data(config: Config) -> RunData:
         check_problems(list(dict.fromkeys([*problems, *held])), config.problems, **grading(config))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
-# %% ../../nbs/08_train/04_data.ipynb #5e3abd09
+# %% ../../nbs/08_train/04_data.ipynb #f55ae09e
 def _rates(done: Update, rows: list[int]) -> dict[str, float]:
     "Of some rollouts, by the grade's field."
     share = lambda what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
-    return dict(hack=share("exploited"), solve=share("gt_correct"), attempted=share("attempted"))
+    counted = dict(attempted=share("attempted"), accidental=share("accidental"))
+    return dict(hack=share("exploited"), solve=share("gt_correct"), **counted)
 
 
 def make_row(step: int, done: Update, adapter: Adapter) -> dict:
