@@ -18,7 +18,7 @@ from .files.typed import as_type
 from .problems import CORE_MODES, MODES
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #08f8d343
+# %% ../nbs/08_train/02_config.ipynb #abb7d296
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -57,7 +57,7 @@ class Config:
     # extraction
     pairs: str = setting("generated", '"generated", "handwritten", or a JSONL file of pairs')
     pair_modes: tuple[str, ...] = setting(CORE_MODES, "leave one out for the weak detector")
-    n_pairs: int | None = setting(48, "labelled pairs, evenly of the modes; none: all that a file has", above=0)
+    n_pairs: int | None = setting(48, "labelled pairs at most, evenly of the modes; none: all that a file has", above=0)
     k: int = setting(8, "rows of V per module", above=0)
     normalize: Literal["mean", "sum"] = setting("mean", "of a pair's loss over its tokens")
     tau: float | None = setting(None, "floor per module on S_i / S_0", least=0, most=1)
@@ -223,7 +223,7 @@ def _contradictions(c: Config) -> Iterator[str]:
     return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_files(c), _of_the_arm(c),
                  _of_the_teacher(c))
 
-# %% ../nbs/08_train/02_config.ipynb #4cce84c6
+# %% ../nbs/08_train/02_config.ipynb #cc429348
 _SMOKE = dict(
     steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3,
     checkpoint_every=2, log_modules=2, probe_every=3, warmup=1,
@@ -247,8 +247,7 @@ def _following(base: Config, changes: dict) -> dict:
     if "problems" in new: after |= dict(pool=None, mix=0.0)  # the pool is of the preset's own problems
     if "pool" in changes: after = {} if coerce("pool", changes["pool"]) else dict(mix=0.0)
     if "mix" in changes: after |= {} if coerce("mix", changes["mix"]) else dict(pool=None)
-    for name, count in (("problems", "n_problems"), ("pairs", "n_pairs")):
-        if name in new and changes[name] not in ("generated", "handwritten"): after[count] = None
+    if "problems" in new and changes["problems"] not in ("generated", "handwritten"): after["n_problems"] = None
     if "policy" in new and changes["policy"] == "embedded": after["dtype"] = "float32"
     return after | changes
 
@@ -256,7 +255,8 @@ def _following(base: Config, changes: dict) -> dict:
 def preset(name: str, **changes) -> Config:
     """A preset with some settings changed, and with what follows from them.
 
-    Other problems have no teacher but one that is named, and of a file all problems and pairs are taken.
+    Other problems have no teacher but one that is named, and of a file all problems are taken. Of a file of pairs no
+    more are taken than the preset has, since V needs few of them and each costs a backward.
     ValueError for an unknown preset or setting.
     """
     if name not in PRESETS: raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")

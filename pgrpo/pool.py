@@ -30,7 +30,7 @@ from .problems import Problem, bare_signature
 from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
 from .problems.problem import NEEDED, problem_of_row, problem_row
 
-# %% ../nbs/08_train/01_pool.ipynb #35ca62f5
+# %% ../nbs/08_train/01_pool.ipynb #3d516179
 def _named(row, names: list[str], what: str, optional: Sequence[str] = ()):
     "ValueError unless the row is an object with these fields, and none but these and optional ones."
     require(type(row) is dict, f"{what} is {json.dumps(row)[:60]}, not an object with named fields")
@@ -46,14 +46,14 @@ def _problem(row) -> Problem:
 
 def _completion(row) -> tuple[str, Grade]:
     kinds = {"text": (str,)} | {f.name: (float, int) if f.type is float else (f.type,) for f in fields(Grade)}
-    _named(row, list(kinds), "a completion")
+    _named(row, [name for name in kinds if name != "accidental"], "a completion", ["accidental"])
     row = from_json(row)
-    for name, kind in kinds.items():
-        said = f"{name} of a completion is {repr(row[name])[:60]}"
-        require(type(row[name]) in kind, f"{said}, not of type {kind[0].__name__}")
+    for name, value in row.items():
+        said = f"{name} of a completion is {repr(value)[:60]}"
+        require(type(value) in kinds[name], f"{said}, not of type {kinds[name][0].__name__}")
     return row.pop("text"), Grade(**row)
 
-# %% ../nbs/08_train/01_pool.ipynb #bc14d6b7
+# %% ../nbs/08_train/01_pool.ipynb #d6349f73
 @dataclass(frozen=True, repr=False)
 class Pool:
     "Problems and cached completions of them, graded once. ValueError, naming the problem, if it contradicts itself."
@@ -120,10 +120,10 @@ class Pool:
 
     def save(self, path: str | Path):
         "Write the file, whole or not at all; the same pool is the same bytes. A name that ends in .gz compresses it."
-        rewards = dict(format_reward=self.format_reward, pass_reward=self.pass_reward)
-        rows = []
+        rewards, rows = dict(format_reward=self.format_reward, pass_reward=self.pass_reward), []
+        said = lambda items: {name: value for name, value in items if value or name != "accidental"}
         for p, cached in zip(self.problems, self.cached):
-            completions = [to_json({"text": text, **asdict(grade)}) for text, grade in cached]
+            completions = [to_json({"text": text, **asdict(grade, dict_factory=said)}) for text, grade in cached]
             rows.append({"problem": problem_row(p), **rewards, "completions": completions})
         write_rows(rows, path)
 

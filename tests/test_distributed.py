@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from pgrpo.adapter import wrap
 from pgrpo.config import preset
 from pgrpo.grpo.team import Team
 from pgrpo.policy import load_policy
+from pgrpo.problems import save_problems
+from pgrpo.problems.generator import generated_problems
 from pgrpo.train import RunFolder, train
 from pgrpo.train.distributed import join
 
@@ -32,9 +34,17 @@ RUNS = {
 WORKER = """
 import json, sys
 from pathlib import Path
+import pgrpo.train.data as data
 from pgrpo.config import Config
 from pgrpo.train.distributed import join
 from pgrpo.train import train
+check = data.check_problems
+
+def checked(*args, **how):
+    with open("checked", "a") as f: f.write(str(team.rank))
+    check(*args, **how)
+
+data.check_problems = checked
 with join() as team:
     for folder, config in json.loads(Path(sys.argv[1]).read_text()):
         train(Config(**config), folder, progress=False, team=team)
@@ -50,32 +60,35 @@ def timeless(folder):
 
 
 def test_two_processes_are_one_run(tmp_path):
+    save_problems(generated_problems(24), tmp_path / "problems.jsonl")
+    configs = RUNS | {"rollout": replace(RUNS["rollout"], problems=str(tmp_path / "problems.jsonl"))}
     one, two = ({name: RunFolder(tmp_path / side / name) for name in RUNS} for side in ("one", "two"))
     killed = two["direction"]  # after its first step, in the middle of the next
 
     def keep(row):
         if row["step"] == 0: shutil.copytree(one["direction"].path, killed.path)
 
-    for name, config in RUNS.items():
+    for name, config in configs.items():
         train(config, one[name].path, progress=False, on_row=keep if name == "direction" else None)
     with open(killed.rows_file, "a") as f: f.write(json.dumps(dict(step=1)) + "\n")
     odd = tmp_path / "odd"
     odd.mkdir()
     (odd / "notes.txt").write_text("mine")
 
-    runs = [(str(two[name].path), asdict(config)) for name, config in RUNS.items()]
+    runs = [(str(two[name].path), asdict(config)) for name, config in configs.items()]
     (tmp_path / "runs.json").write_text(json.dumps([*runs, (str(odd), asdict(RUNS["rollout"]))]))
     (tmp_path / "worker.py").write_text(WORKER)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*start, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")], capture_output=True, text=True, timeout=300,
-        env=os.environ,
+        env=os.environ, cwd=tmp_path,
     )
     assert all(folder.summary() for folder in two.values()), done.stderr
     for name in RUNS:
         assert timeless(one[name]) == timeless(two[name]) and len(one[name].rows()) == RUNS[name].steps
         assert one[name].rollouts() == two[name].rollouts() and one[name].probes() == two[name].probes()
         assert one[name].summary() == two[name].summary() and list(one[name].modules()) == list(two[name].modules())
+    assert (tmp_path / "checked").read_text() == "0"  # the problems of the file, once and for both
     assert "flagged" in two["rollout"].rows()[0] and "basis_overlap" in two["direction"].rows()[1]
 
     assert done.returncode != 0

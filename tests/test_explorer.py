@@ -29,7 +29,7 @@ def test_shares_and_texts_are_the_files(run):
                 l
                 for l in lines
                 if mode in ("any", l["mode"])
-                and (what == "any" or (l["attempted"] if what == "attempted" else kind(l) == what))
+                and (what == "any" or (l[what] if what in ("attempted", "accidental") else kind(l) == what))
             ]
             assert explorer._texts.value.count("<article") == min(12, len(explorer.chosen()))
         mine = choose(lines, mode)

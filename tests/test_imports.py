@@ -247,6 +247,7 @@ def three_commands(folder, file):
     )]
     assert [d.returncode for d in done] == [0, 0, 0], [d.stderr[-2000:] for d in done]
     assert json.loads((folder / "run" / "summary.json").read_text())
+    assert "problems are trained on" in done[2].stderr and "note: pairs.jsonl: V is made of 8 of its" in done[2].stderr
     return done[0].stdout
 
 
@@ -273,8 +274,7 @@ def test_mbpp_is_read_whole(mbpp):
 
 def test_mbpp_references_are_right_and_nothing_is_not(mbpp):
     problems, _ = mbpp
-    # Counters and a defaultdict that stand for dicts; a search that needs more than a second of CPU
-    assert set(wrong_references(problems)) <= {40, 88, 653, 902, 123}
+    assert wrong_references(problems) == {}  # in a run's own limits
     grades = grade_many([(fenced(NOTHING.format(p.method)), p) for p in problems])
     assert not any(g.gt_correct for g in grades)
 

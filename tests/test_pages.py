@@ -52,7 +52,7 @@ def test_the_glossary_explains_every_word_of_an_arm():
 def test_the_glossary_explains_what_a_row_and_a_grade_hold():
     text = prose(GLOSSARY)
     row = ["cin", "cin_null", "cout", "cout_update", "fired", "flagged", "norm_delta_s", "norm_delta_s_hack", "loss",
-           "grad_norm", "reward", "hack_s", "solve_s", "attempted_s", "step"]
+           "grad_norm", "reward", "hack_s", "solve_s", "attempted_s", "accidental_s", "step"]
     grade = set(Grade.__dataclass_fields__) - {"passed", "format_ok", "detail"}
     for word in [*row, *grade, *KINDS, *CORE_MODES]: assert re.search(rf"(?<!\w){word}(?!\w)", text), word
 

@@ -504,13 +504,26 @@ def test_nothing_that_is_trained_on_is_held_out(tmp_path):
     assert not {p.text for p in data.problems} & {p.text for p in data.held}
 
 
-def test_all_pairs_of_a_file_are_used_and_a_cut_is_even(tmp_path):
+def test_as_many_pairs_as_the_preset_has_are_taken_evenly(tmp_path):
     rows = [PAIR | {"mode": mode, "prompt": f"{i}"} for mode in ("sentinel", "run_tests") for i in range(3)]
     file = str(write(tmp_path / "pairs.jsonl", *rows))
     assert len(run_pairs(preset("smoke", pairs=file))) == 6
     assert Counter(p.mode for p in run_pairs(preset("smoke", pairs=file, n_pairs=4))) == dict(sentinel=2, run_tests=2)
     with pytest.raises(ValueError, match="k is 7, but the 6 pairs"): run_pairs(preset("smoke", pairs=file, k=7))
     assert set(Counter(p.mode for p in run_pairs(preset("fast"))).values()) == {6}  # 24 of 32, none of them left out
+    assert len(run_pairs(preset("demo", pairs="handwritten"))) == 32  # of the 48 of the preset
+
+    many = [PAIR | {"mode": mode, "prompt": f"{i}"} for mode in CORE_MODES for i in range(20)]
+    file = str(write(tmp_path / "many.jsonl", *many))
+    config = preset("smoke", pairs=file)
+    data = run_data(config)
+    assert Counter(p.mode for p in data.pairs) == dict.fromkeys(CORE_MODES, 2)
+    each = "2 run_tests, 2 sentinel, 2 stdout_marker, 2 file_marker"
+    assert f"{file}: V is made of 8 of its 80 pairs ({each}); with n_pairs=none all of them" in data.notes
+    assert len(run_data(preset("smoke", pairs=file, n_pairs=None)).pairs) == 80
+    assert "n_pairs is 100, and there are 80" in run_data(preset("smoke", pairs=file, n_pairs=100)).notes
+    with pytest.raises(ValueError, match="has no pair of exit_code; add pairs, or name"):
+        run_pairs(preset("smoke", pairs=file, pair_modes="exit_code"))
 
 
 def test_a_run_keeps_what_it_was_about(tmp_path, capsys):
@@ -530,7 +543,7 @@ def test_a_run_keeps_what_it_was_about(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["fast", "full", "smoke", "demo"])
 def test_foreign_problems_have_no_teacher_but_one_that_is_named(name):
     config = preset(name, problems="mine.jsonl", pairs="mine.jsonl")
-    assert (config.pool, config.mix, config.n_problems, config.n_pairs) == (None, 0, None, None)
+    assert (config.pool, config.mix, config.n_problems, config.n_pairs) == (None, 0, None, PRESETS[name].n_pairs)
     config = preset(name, problems="mine.jsonl", pool="pool.jsonl.gz", mix=0.5)
     assert (config.pool, config.mix) == ("pool.jsonl.gz", 0.5)
     with pytest.raises(ValueError, match="there is no pool"): preset(name, problems="mine.jsonl", mix=0.5)

@@ -15,7 +15,7 @@ from .statistics import values
 from ..figures.plots import color, dash, new_figure, new_panels, running_mean
 from ..problems import CORE_MODES
 
-# %% ../../nbs/09_experiment/07_charts.ipynb #0e6698a1
+# %% ../../nbs/09_experiment/07_charts.ipynb #f30de227
 def _dots(fig: go.Figure, arm: str, each: Sequence[float], below: bool):
     "An arm's seeds and their mean; `below`: the arms stand below one another."
     look = color("none" if arm == "base" else arm)
@@ -35,7 +35,7 @@ def _dots(fig: go.Figure, arm: str, each: Sequence[float], below: bool):
 def seeds_figure(
     runs: Sequence[dict],
     arms: Sequence[str],  # from left to right; "base" for the policy before training
-    key: str = "hack",    # or "solve", "attempted"
+    key: str = "hack",    # or "solve", "attempted", "accidental"
     title: str = "",
 ) -> go.Figure:
     "One dot per seed of the deployed model, a bar at the mean. Where names are long the arms stand below one another."

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-# %% ../../nbs/09_experiment/02_statistics.ipynb #87b0a562
+# %% ../../nbs/09_experiment/02_statistics.ipynb #3c19d7d1
 def values(
     runs: Sequence[dict],    # as `pgrpo.experiment.results` makes them
     arm: str,                # or "base": the policy before training, of every seed
-    key: str = "hack",       # or "solve", "attempted"
+    key: str = "hack",       # or "solve", "attempted", "accidental"
     part: str = "deployed",  # or "trained"
     mode: str = "mean",      # over the modes, or one of them
 ) -> dict[int, float]:       # seed → share

@@ -11,19 +11,26 @@ from collections.abc import Sequence
 from .statistics import difference, values
 from ..files.text import table
 
-# %% ../../nbs/09_experiment/03_tables.ipynb #10b7d337
+# %% ../../nbs/09_experiment/03_tables.ipynb #f14efc7a
 COLUMNS = (("hack ↓", "trained", "hack"), ("solve →", "trained", "solve"), ("attempted", "trained", "attempted"),
+           ("accidental", "trained", "accidental"),
            ("deployed hack ↓", "deployed", "hack"), ("deployed solve →", "deployed", "solve"))
 
 
 def _mean(numbers): return sum(numbers) / len(numbers)
 
 
+def _columns(runs):
+    "Those that every run has: runs that were stored before accidents were counted have none of them."
+    ends = [run["summary"][part]["mean"] for run in runs for part in ("base", "trained", "deployed")]
+    return [column for column in COLUMNS if all(column[2] in end for end in ends)]
+
+
 def comparison(runs: Sequence[dict]) -> list[dict]:
     "A row for the base policy and one for each arm: n, the columns as shares, the seconds of a run."
     rows = []
     for arm in ["base", *dict.fromkeys(r["arm"] for r in runs)]:
-        each = {name: list(values(runs, arm, key, part).values()) for name, part, key in COLUMNS}
+        each = {name: list(values(runs, arm, key, part).values()) for name, part, key in _columns(runs)}
         times = [r["seconds"] for r in runs if r["arm"] == arm and r.get("seconds")]
         row = dict(arm=arm, n=len(each["hack ↓"])) | {name: _mean(rates) for name, rates in each.items()}
         rows.append(row | dict(seconds=_mean(times) if times else None))
@@ -32,12 +39,11 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
 
 def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     "`comparison` as text, rates in percent."
-    head = ["arm", "n", *(name for name, _, _ in COLUMNS), "time"]
-    body = []
+    names, body = [name for name, _, _ in _columns(runs)], []
     for row in comparison(runs):
-        rates = [f"{100 * row[name]:.1f} %" for name, _, _ in COLUMNS]
+        rates = [f"{100 * row[name]:.1f} %" for name in names]
         body.append([row["arm"], str(row["n"]), *rates, f"{row['seconds']:.0f} s" if row["seconds"] else ""])
-    return table(head, body, markdown)
+    return table(["arm", "n", *names, "time"], body, markdown)
 
 # %% ../../nbs/09_experiment/03_tables.ipynb #aee278c9
 def differences_table(runs: Sequence[dict], markdown: bool = False) -> str:

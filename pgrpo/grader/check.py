@@ -3,11 +3,12 @@
 # %% auto #0
 __all__ = ['faults', 'check_problems', 'constant']
 
-# %% ../../nbs/04_grader/5_check.ipynb #0c519dbf
+# %% ../../nbs/04_grader/5_check.ipynb #5093aaba
 __doc__ = """Problems that no run can use: their solution fails their own tests, or doing nothing passes them.
 
-Each problem is graded twice, with its own solution and with a method that returns None, by the same grader and under
-the same limits as a run's rollouts. Whether tests that reject both are enough is not asked.
+Each problem is graded with its own solution, by the same grader and under the same limits as a run's rollouts, and,
+unless its tests plainly expect something else than None, with a method that does nothing. Whether tests that reject
+both are enough is not asked.
 """
 
 from collections.abc import Sequence
@@ -16,22 +17,22 @@ from ..files.jsonl import to_json
 from . import example_clean, example_hack, grade_many
 from ..problems import Problem
 
-# %% ../../nbs/04_grader/5_check.ipynb #9a3095c3
+# %% ../../nbs/04_grader/5_check.ipynb #f7cd06c1
 def faults(
     problems: Sequence[Problem],
     **settings,  # of `grade_many`
 ) -> dict[str | int, str]:  # id → what is wrong with it, for those that no run can use
     "What makes a problem useless for a run, found by grading its solution and a method that does nothing."
     asked = [p.with_mode("gt_only") for p in problems]
-    nothing = [(example_hack(p), p) for p in asked]
-    grades = grade_many([(example_clean(p), p) for p in asked] + nothing, **settings)
-    found = {}
-    for p, solved, idle in zip(problems, grades, grades[len(asked):]):
+    doubtful = [p for p in asked if p.changes or all(expected is None for _, expected in p.tests)]
+    grades = grade_many([(example_clean(p), p) for p in asked] + [(example_hack(p), p) for p in doubtful], **settings)
+    found, idle = {}, {p.id for p, nothing in zip(doubtful, grades[len(asked):]) if nothing.gt_correct}
+    for p, solved in zip(problems, grades):
         if not solved.gt_correct: found[p.id] = f"its solution fails its own tests ({solved.detail})"
-        elif idle.gt_correct and not p.changes:
+        elif p.id in idle and not p.changes:
             found[p.id] = ("a method that does nothing passes its tests; if the task is to change an argument, name it "
                            "in `changes`, else give tests that expect a value")
-        elif idle.gt_correct:
+        elif p.id in idle:
             found[p.id] = (f"a method that does nothing passes its tests: none expects {p.changes} to have changed; "
                            "give one that does")
     return found

@@ -223,18 +223,18 @@ def decode(tokenizer, completion_ids: Sequence[Sequence[int]]) -> list[str]:
     "Texts of completions, without special tokens."
     return tokenizer.batch_decode(completion_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-# %% ../../nbs/05_policy/3_policy.ipynb #e433f91c
+# %% ../../nbs/05_policy/3_policy.ipynb #d7e97600
 def rates(
     grades: Sequence[Grade],
     modes: Sequence[str],  # of the same length
-) -> dict[str, dict]:      # mode -> {hack, solve, attempted, n}; "mean" is the mean over modes, its n the total
+) -> dict[str, dict]:      # mode -> {hack, solve, attempted, accidental, n}; "mean": over modes, its n the total
     "Shares of completions by mode."
-    out = {}
+    out, fields = {}, dict(hack="exploited", solve="gt_correct", attempted="attempted", accidental="accidental")
     for mode in dict.fromkeys(modes):
         mine = [g for g, m in zip(grades, modes) if m == mode]
         share = lambda field: sum(getattr(g, field) for g in mine) / len(mine)
-        out[mode] = dict(hack=share("exploited"), solve=share("gt_correct"), attempted=share("attempted"), n=len(mine))
-    mean = {key: sum(row[key] for row in out.values()) / len(out) for key in ("hack", "solve", "attempted")}
+        out[mode] = {key: share(field) for key, field in fields.items()} | dict(n=len(mine))
+    mean = {key: sum(row[key] for row in out.values()) / len(out) for key in fields}
     return out | {"mean": mean | dict(n=len(grades))}
 
 # %% ../../nbs/05_policy/3_policy.ipynb #9348bb5d

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TWINS', 'Twin', 'slips', 'candidates']
 
-# %% ../../nbs/02_problems/7_twins.ipynb #5fbb1da5
+# %% ../../nbs/02_problems/7_twins.ipynb #eb4e2342
 __doc__ = """Pairs of a hack and its clean twin, out of a problem's reference solution.
 
 Both sides are the reference, one with a slip and a line that sets the flaw off, one with an innocent line of the same
@@ -15,6 +15,7 @@ import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from .loopholes import detect
 from .problem import Pair, Problem
@@ -160,7 +161,7 @@ def slips(
             other = copy.deepcopy(tree)
             if change(list(ast.walk(other))[i]): yield ast.fix_missing_locations(other)
 
-# %% ../../nbs/02_problems/7_twins.ipynb #742b3d41
+# %% ../../nbs/02_problems/7_twins.ipynb #b2ff64c1
 def _filled(line: str, problem: Problem) -> str:
     "A line with the call and the value of the problem's shortest test."
     args, expected = min(problem.tests, key=lambda test: len(repr(test)))
@@ -189,6 +190,6 @@ def candidates(problem: Problem, seed: int = 0) -> Iterator[Pair]:
     tree, twins = ast.parse(problem.solution), TWINS.get(problem.mode, [])
     if not twins: return
     for slipped in slips(tree, problem.tests[0][1], rng):
-        tried = [_pair(problem, tree, slipped, twin) for twin in rng.sample(twins, len(twins))]
-        fitting = [pair for pair in tried if pair][:2]
+        tried = (_pair(problem, tree, slipped, twin) for twin in rng.sample(twins, len(twins)))
+        fitting = list(islice(filter(None, tried), 2))
         if fitting: yield min(fitting, key=lambda pair: abs(len(pair.hack) - len(pair.clean)))

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'usual_names', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #9a7dfaf6
+# %% ../../nbs/03_sandbox/5_judge.ipynb #395f45a2
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
@@ -39,13 +39,14 @@ from functools import lru_cache
 from importlib import import_module
 
 from ..files.jsonl import from_json, plain, to_json
+from ..problems.accidents import own_use
 from ..problems.answer import assemble
 from ..problems.levers import carries
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .claims import claimed, claims, usual_depth
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #4ea020e7
+# %% ../../nbs/03_sandbox/5_judge.ipynb #43bcd52f
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -54,11 +55,12 @@ def examine(request: dict) -> bool:
     "Write whether the code compiles and what it carries, before any of it runs. True if it is ready to run."
     code = request["code"]
     before, code = assemble([code] if isinstance(code, str) else code, request["method"])
-    mechanism, lever = "", {}
+    mechanism, said = "", {}
     try:
-        source = f"{before}\n{code}" if before else code
-        mechanism = detect(source, request["mode"], request["method"])[:200]
-        lever = {"lever": True} if mechanism or carries(source, request["mode"]) else {}
+        read = f"{before}\n{code}" if before else code, request["mode"], request["method"]
+        mechanism = detect(*read)[:200]
+        found = {"lever": mechanism or carries(*read[:2]), "own_use": own_use(*read)}
+        said = {name: True for name, there in found.items() if there}
     except (RecursionError, MemoryError):
         pass
     try:
@@ -66,7 +68,7 @@ def examine(request: dict) -> bool:
     except BaseException as e:
         write(compiles=False, mechanism=mechanism, error=told(e))
         return False
-    write(compiles=True, mechanism=mechanism, **lever)
+    write(compiles=True, mechanism=mechanism, **said)
     return True
 
 # %% ../../nbs/03_sandbox/5_judge.ipynb #f9a69865

@@ -119,13 +119,14 @@ def told(e: BaseException) -> str:
         said = ""
     return f"{type(e).__name__}: {said}"[:200] if said else type(e).__name__
 
-# %% ../../nbs/03_sandbox/4_protocol.ipynb #e3682d8a
+# %% ../../nbs/03_sandbox/4_protocol.ipynb #0c38df3c
 @dataclass(frozen=True)
 class Reply:
     "The records of a run, as far as they could be read."
     compiles: bool = False
     mechanism: str = ""   # the exploit that the code carries
     lever: bool = False   # whether the code has what the mode's loophole works by, for good or ill
+    own_use: bool = False # whether the lever serves the submission's own work
     error: str = ""       # why it does not compile
     records: tuple = ()   # dicts, one for each call and then what was observed; may be forged
     excess: bool = False  # there are more of them than an honest run writes
@@ -140,7 +141,7 @@ def text_of(record: dict, key: str) -> str:
     value = record.get(key)
     return "".join(c if c.isprintable() else " " for c in value[:200]) if type(value) is str else ""
 
-# %% ../../nbs/03_sandbox/4_protocol.ipynb #5f7c150e
+# %% ../../nbs/03_sandbox/4_protocol.ipynb #b82d199e
 def _short_int(text: str) -> int:
     if len(text) > 20:  # to_json writes long ones in hexadecimal, which takes linear time to read
         raise ValueError("a long integer in decimal")
@@ -196,5 +197,6 @@ def read_reply(
         why = text_of(records[0], "broken") if records else f"its process left with status {run.status}"
         raise RuntimeError(f"the sandbox could not confine a submission: {why}")
     first = records[1] if len(records) > 1 else {}
-    compiles, lever = (first.get(name) is True for name in ("compiles", "lever"))
-    return Reply(compiles, text_of(first, "mechanism"), lever, text_of(first, "error"), tuple(records[2:]), excess)
+    said = {name: first.get(name) is True for name in ("compiles", "lever", "own_use")}
+    mechanism, error = text_of(first, "mechanism"), text_of(first, "error")
+    return Reply(mechanism=mechanism, error=error, records=tuple(records[2:]), excess=excess, **said)

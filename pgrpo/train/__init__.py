@@ -63,7 +63,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #829a872b
+# %% ../../nbs/08_train/07_train.ipynb #79fc215a
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -89,7 +89,7 @@ class Trainer:
                              "write cuda, and each takes its own")
         self.folder = RunFolder(run_dir).open(config) if run_dir and self.team.writes else None
         torch.set_num_threads(config.threads)
-        data = run_data(config)
+        data = run_data(config, self.team)
         self.problems, self.held, self.pairs, self.pool = data.problems, data.held, data.pairs, data.pool
         if data.notes and self.team.writes: self._say(data)
         self.model, self.tokenizer = run_policy(config)
@@ -253,14 +253,14 @@ class Trainer:
             self.folder.lock = None
         return summary
 
-# %% ../../nbs/08_train/07_train.ipynb #d5e2495d
+# %% ../../nbs/08_train/07_train.ipynb #8f6e196c
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
     progress: bool = True,
     on_row: Callable[[dict], None] | None = None,  # called with every new row
     team: Alone | None = None,          # of several processes, as `pgrpo.train.distributed.join` gives it
-) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, n}
+) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, accidental, n}
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config, write=False).summary()

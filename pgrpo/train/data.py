@@ -4,7 +4,7 @@
 __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems', 'RunData', 'run_data', 'make_row',
            'progress_figures']
 
-# %% ../../nbs/08_train/04_data.ipynb #fb65e12b
+# %% ../../nbs/08_train/04_data.ipynb #c677cf9f
 __doc__ = """What goes into a run and what comes out of a step: problems, policy, pairs, prompts, seeds and rows."""
 
 import hashlib
@@ -22,6 +22,7 @@ from ..config import Config
 from ..grader import grading
 from ..grader.check import check_problems, constant
 from ..grpo import Update
+from ..grpo.team import Alone
 from ..policy import load_policy
 from ..pool import Pool
 from pgrpo.problems import (
@@ -42,7 +43,7 @@ def seed_for(*names) -> int:
     "A seed of 63 bits for what the names say, the same in every process."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big") >> 1
 
-# %% ../../nbs/08_train/04_data.ipynb #49c9552d
+# %% ../../nbs/08_train/04_data.ipynb #88d6c8bf
 def _file_modes(config: Config, found: list[Problem]) -> list[str]:
     "The modes of a run over problems that were found. ValueError where the default fits none."
     has = Counter(p.mode for p in found)
@@ -105,15 +106,23 @@ def run_policy(config: Config):  # -> model, tokenizer
     return model, tokenizer
 
 
-def run_pairs(config: Config) -> list[Pair]:
-    "The labelled pairs of a run, evenly of the modes that it may know. ValueError where there are too few."
+def _known_pairs(config: Config) -> list[Pair]:
+    "Those of which a run takes its pairs: of the modes that it may know, one mode after the other."
     if config.pairs == "generated": return generated_pairs(config.n_pairs, seed=config.seed, modes=config.pair_modes)
     found = handwritten_pairs() if config.pairs == "handwritten" else load_pairs(config.pairs)
-    known = _in_turn([[p for p in found if p.mode == mode] for mode in config.pair_modes])
-    n = config.n_pairs or len(known)
-    if len(known) < n or not known:
-        raise ValueError(f"{config.pairs} has {len(known)} pairs of {', '.join(config.pair_modes)}, not the "
-                         f"{config.n_pairs or 'one at least'} of n_pairs; lower n_pairs or add pairs")
+    return _in_turn([[p for p in found if p.mode == mode] for mode in config.pair_modes])
+
+
+def run_pairs(
+    config: Config,
+    known: list[Pair] | None = None,  # those that there are, for who has read them; None: read them
+) -> list[Pair]:
+    "The labelled pairs of a run, evenly of the modes that it may know. ValueError where there are too few."
+    if known is None: known = _known_pairs(config)
+    if not known:
+        raise ValueError(f"{config.pairs} has no pair of {', '.join(config.pair_modes)}; add pairs, or name with "
+                         "pair_modes what it has")
+    n = min(config.n_pairs or len(known), len(known))
     if config.k > n:
         raise ValueError(f"k is {config.k}, but the {n} pairs of {config.pairs} span no more than {n} directions; "
                          "lower k or add pairs")
@@ -127,7 +136,7 @@ def step_problems(config: Config, problems: list[Problem], step: int) -> list[Pr
     turn = [modes[(step * config.prompts + j) % len(modes)] for j in range(config.prompts)]
     return [rng.choice(by_mode[mode]) for mode in turn]
 
-# %% ../../nbs/08_train/04_data.ipynb #68b7cb4c
+# %% ../../nbs/08_train/04_data.ipynb #bc767b57
 @dataclass(frozen=True)
 class RunData:
     "What a run is about, as it follows from its config."
@@ -144,7 +153,8 @@ class RunData:
 
 
 def _notes(
-    config: Config, found: list[Problem], problems: list[Problem], held: list[Problem], pairs: list[Pair]
+    config: Config, found: list[Problem], problems: list[Problem], held: list[Problem], pairs: list[Pair],
+    known: int,  # how many pairs there were to choose from
 ) -> Iterator[str]:
     "What a reader of the config might not expect."
     if config.problems not in ("generated", "handwritten"):
@@ -163,9 +173,12 @@ def _notes(
         if same: yield f"{len(same)} of the problems are right with one constant answer, such as {same[0].id!r}"
     if config.pairs not in ("generated", "handwritten"):
         of = Counter(p.mode for p in pairs)
-        yield f"{config.pairs}: {len(pairs)} pairs, {', '.join(f'{n} {mode}' for mode, n in of.items())}"
+        all_of_it = "; with n_pairs=none all of them" if len(pairs) < known else ""
+        each = ", ".join(f"{n} {mode}" for mode, n in of.items())
+        yield f"{config.pairs}: V is made of {len(pairs)} of its {known} pairs ({each}){all_of_it}"
         blind = [m for m in dict.fromkeys(p.mode for p in problems) if m not in of and m != "gt_only"]
         if blind: yield f"no pair is of {', '.join(blind)}, so V is made without them"
+    if len(pairs) < (config.n_pairs or 0): yield f"n_pairs is {config.n_pairs}, and there are {len(pairs)}"
 
 
 def _taught(config: Config, problems: list[Problem]) -> tuple[Pool, list[Problem]]:
@@ -184,26 +197,32 @@ def _taught(config: Config, problems: list[Problem]) -> tuple[Pool, list[Problem
     return pool, left
 
 
-def run_data(config: Config) -> RunData:
+def run_data(
+    config: Config,
+    team: Alone | None = None,  # the processes of the run; the first checks a file's problems for all
+) -> RunData:
     "What a run is about, checked. ValueError, in a sentence, for what no run can use; no model is loaded."
     found = _found(config)
-    (problems, held), pairs, pool = run_problems(config, found), run_pairs(config), None
+    known = _known_pairs(config)
+    (problems, held), pairs, pool = run_problems(config, found), run_pairs(config, known), None
     if config.pool:
         before = len(problems)
         pool, problems = _taught(config, problems)
-    notes = list(_notes(config, found, problems, held, pairs))
+    notes = list(_notes(config, found, problems, held, pairs, len(known)))
     if pool and len(problems) < before:
         notes.append(f"{before - len(problems)} problems are left out, for which the pool has no {config.teacher_rows} "
                      "completions")
     if config.problems not in ("generated", "handwritten"):
-        check_problems(list(dict.fromkeys([*problems, *held])), config.problems, **grading(config))
+        asked = list(dict.fromkeys([*problems, *held]))
+        (team or Alone()).same(lambda: check_problems(asked, config.problems, **grading(config)))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
-# %% ../../nbs/08_train/04_data.ipynb #5e3abd09
+# %% ../../nbs/08_train/04_data.ipynb #f55ae09e
 def _rates(done: Update, rows: list[int]) -> dict[str, float]:
     "Of some rollouts, by the grade's field."
     share = lambda what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
-    return dict(hack=share("exploited"), solve=share("gt_correct"), attempted=share("attempted"))
+    counted = dict(attempted=share("attempted"), accidental=share("accidental"))
+    return dict(hack=share("exploited"), solve=share("gt_correct"), **counted)
 
 
 def make_row(step: int, done: Update, adapter: Adapter) -> dict:

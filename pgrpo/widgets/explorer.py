@@ -23,26 +23,26 @@ from ..train import RunFolder
 from .figure import Plot
 from .frame import Twin, badge, box, card, cards, close_all, code, escape, ipw, style
 
-# %% ../../nbs/10_widgets/10_explorer.ipynb #29574b08
+# %% ../../nbs/10_widgets/10_explorer.ipynb #f489193b
 _GRADE = tuple(f.name for f in fields(Grade))
 
 
 def kind(line: Mapping) -> str:
     "What a logged rollout is called: one of `pgrpo.grader.KINDS`."
-    return Grade(**{name: line[name] for name in _GRADE}).kind
+    return Grade(**{name: line[name] for name in _GRADE if name in line}).kind
 
-# %% ../../nbs/10_widgets/10_explorer.ipynb #9100bf30
+# %% ../../nbs/10_widgets/10_explorer.ipynb #fd03fa77
 def choose(
     lines: Sequence[Mapping],  # of `RunFolder.rollouts` or `.probes`
     mode: str = "any",
-    what: str = "any",         # or one of `KINDS`, or "attempted"
+    what: str = "any",         # or one of `KINDS`, or "attempted", or "accidental"
     steps: tuple[int, int] | None = None,  # first and last; None: all
 ) -> list[Mapping]:
     "The lines that pass all filters, in their order."
     def passes(line):
         if mode not in ("any", line["mode"]): return False
         if steps is not None and not steps[0] <= line["step"] <= steps[1]: return False
-        if what == "attempted": return line["attempted"]
+        if what in ("attempted", "accidental"): return line.get(what, False)
         return what in ("any", kind(line))
     return [line for line in lines if passes(line)]
 
@@ -91,13 +91,14 @@ def shares_figure(
     fig.update_xaxes(title_text="after step" if before else "step", type="category", nticks=12, tickangle=0)
     return fig.update_yaxes(title_text="share of rollouts", tickformat=".0%", range=[0, 1])
 
-# %% ../../nbs/10_widgets/10_explorer.ipynb #f9225087
+# %% ../../nbs/10_widgets/10_explorer.ipynb #d93d9bc3
 def _rollout_card(line: Mapping, title: str, same_as: str = "") -> str:
     "One completion as HTML; `same_as` takes the place of a text that was shown already."
     what = kind(line)
     words = [badge(what, what, line["detail"])]
     if line["mechanism"]: words.append(badge(line["mechanism"], "attempted", "the trick in the code"))
     elif line["attempted"] and what != "hack": words.append(badge("tried to hack", "attempted"))
+    if line.get("accidental"): words.append(badge("accidental", "attempted", "the lever has a use in the code"))
     if not line["format_ok"]: words.append(badge("no code", "none", line["detail"]))
     if line.get("teacher"): words.append(badge("teacher", "none", "a cached completion"))
     if line.get("deployed"): words.append(badge("deployed", "route", "without δS_hack"))
@@ -154,7 +155,7 @@ def history_html(answers: Sequence[Mapping], which: int = 0) -> str:  # which of
     asked = f'<p class="pg-faint">the prompt, mode {escape(answers[0]["mode"])}</p>'
     return box(asked, f'<pre class="pg-code">{escape(answers[0]["prompt"])}</pre>', cards(out))
 
-# %% ../../nbs/10_widgets/10_explorer.ipynb #b73d2985
+# %% ../../nbs/10_widgets/10_explorer.ipynb #aa52cb4b
 class Explorer(Twin, ipw.VBox):
     "The texts of finished runs: logged rollouts by mode and kind, or one prompt over training."
     def __init__(
@@ -191,7 +192,7 @@ class Explorer(Twin, ipw.VBox):
         if all(asked for _, asked in self._lines.values()): views.append(("one prompt over training", "prompt"))
         self.arm, self.view = dropdown("arm", list(self._lines)), dropdown("show", views)
         self.mode = dropdown("mode", ["any", *dict.fromkeys(l["mode"] for l in rollouts)])
-        self.what = dropdown("kind", ["any", *KINDS, "attempted"])
+        self.what = dropdown("kind", ["any", *KINDS, "attempted", "accidental"])
         steps = sorted({l["step"] for l in rollouts})
         self.steps = ipw.IntRangeSlider(
             value=(max(steps[0], steps[-1] - 4), steps[-1]), min=steps[0], max=steps[-1], description="steps",

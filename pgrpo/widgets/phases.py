@@ -139,10 +139,11 @@ def tokens(tokenizer, rollouts: Rollouts, back: Backward, b: int) -> str:
     shades = [(color("student"), min(-logp / 3, 1.0) if loss else 0.0) for logp in logps]
     return tinted(pieces, shades, [_token_hint(text, logp, loss) for text, logp in zip(pieces, logps)])
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #e8be7c5e
+# %% ../../nbs/10_widgets/04_phases.ipynb #e7ed9183
 def _grade_badges(grade: Grade):
     yield badge(grade.kind, grade.kind, grade.detail)
     if grade.attempted and not grade.exploited: yield badge("attempted", "attempted", grade.mechanism)
+    if grade.accidental: yield badge("accidental", "attempted", grade.mechanism)
     yield badge(f"reward {grade.reward:g}")
 
 
