@@ -201,7 +201,7 @@ class Switches:
     folded: bool = False     # multiply with W_eff, whatever a module's own setting
     rows: int = 0            # sequences in the last forward that built a graph, of inputs with a token dimension
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #128dbad3
+# %% ../../nbs/01_adapter/2_linear.ipynb #7b56ab36
 class AdaptedLinear(nn.Linear):
     """A frozen Linear with two trainable vectors, `delta_s` and `delta_s_hack`, (r,) fp32. Made by `wrap`.
 
@@ -236,7 +236,7 @@ class AdaptedLinear(nn.Linear):
         own = weight.t() if self.transposed else weight
         if switches.reference: return F.linear(x, own, bias)
         if not now.holds(weight, s, h): now.look(weight, s, h)
-        exact = self.exact or torch.is_autocast_enabled(x.device.type)  # autocast would round what is folded in away
+        exact = self.exact or not x.is_meta and torch.is_autocast_enabled(x.device.type)  # which would round W_eff
         if exact and not switches.folded: weight, delta = own, now.deltas[deployed]
         else: weight = now.weights[deployed]
         if weight is None: weight = now.folded(deployed, self.U, self.Vh)
