@@ -2,6 +2,7 @@
 
 Architectures × dtypes × paths × checkpointing × devices.
 """
+import contextlib
 import copy
 import subprocess
 import sys
@@ -428,6 +429,18 @@ def test_autocast(device):
         assert off / torch.cat([g.flatten() for g in true.values()]).norm() < 0.1
 
 
+@on_devices
+def test_autocast_takes_the_exact_path(device):
+    "It would round W_eff before it multiplies, and with it most of a small δ."
+    ids = tokens(device)
+    model, adapter = wrapped(device=device, size=1e-3)
+    made = []
+    for adapter.train_path in ("folded", "exact"):
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16): made.append(model(ids).logits)
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16), adapter.folded(): rounded = model(ids).logits
+    assert torch.equal(*made) and not torch.equal(made[0], rounded)
+
+
 def test_state_dict_is_the_base_models():
     model, adapter = wrapped()
     base = make()
@@ -436,6 +449,56 @@ def test_state_dict_is_the_base_models():
     vectors = [p.detach().clone() for p in adapter.parameters()]
     model.load_state_dict(base.state_dict(), strict=True)
     assert all(map(torch.equal, adapter.parameters(), vectors))
+
+
+@pytest.mark.parametrize("names", [(), ("deployed",), ("reference",), ("reference", "deployed")], ids="-".join)
+@pytest.mark.parametrize("targets", [None, ("q_proj", "lm_head")], ids=["", "with a tied head"])
+@in_dtypes
+def test_a_wrapped_model_writes_what_it_computes(dtype, targets, names, tmp_path):
+    torch.manual_seed(0)
+    config = Qwen3Config.from_dict(make().config.to_dict() | dict(tie_word_embeddings=targets is not None))
+    Qwen3ForCausalLM(config).to(dtype).save_pretrained(tmp_path / "base")
+    base, ids = Qwen3ForCausalLM.from_pretrained(tmp_path / "base").eval(), tokens()
+    model = copy.deepcopy(base)
+    adapter = wrap(model, targets)
+    perturb(adapter)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as said, torch.no_grad():
+        warnings.simplefilter("always")
+        for name in (*names, "folded"): stack.enter_context(getattr(adapter, name)())
+        model.save_pretrained(tmp_path)
+        made = Qwen3ForCausalLM.from_pretrained(tmp_path).eval()
+        assert torch.equal(made(ids).logits, model(ids).logits)
+    assert any("with δS_hack in its weights" in str(w.message) for w in said) == (not names)
+    again = wrap(copy.deepcopy(base), targets)
+    again.load(tmp_path / "adapter.safetensors")
+    assert all(map(torch.equal, again.parameters(), adapter.parameters()))
+    model.load_state_dict(made.state_dict(), strict=False)  # as a trainer does that resumes
+    assert all(torch.equal(t, base.state_dict()[key]) for key, t in model.state_dict().items())
+
+
+def test_a_copy_writes_its_own_and_a_plain_model_as_its_class_does(tmp_path):
+    model, adapter = wrapped()
+    twin, ids = copy.deepcopy(model), tokens()
+    for m in twin.modules():
+        if isinstance(m, AdaptedLinear): torch.nn.init.zeros_(m.delta_s)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for owner in (twin, model):
+            owner.save_pretrained(tmp_path)
+            assert torch.equal(Qwen3ForCausalLM.from_pretrained(tmp_path).eval()(ids).logits, owner(ids).logits)
+    for plain in (adapter.fold(), adapter.unwrap()):
+        assert not {"save_pretrained", "load_state_dict"} & set(vars(plain))
+
+
+def test_other_weights_are_refused_by_a_wrapped_model():
+    model, adapter = wrapped()
+    for seed, far in ((0, False), (1, True)):
+        other = make(seed=seed).state_dict()
+        name = f"{next(iter(adapter))}.weight"
+        other[name] = other[name] + 1e-3 * torch.randn_like(other[name]) * (not far)
+        with pytest.raises(ValueError, match="is neither that of the model that was wrapped"):
+            model.load_state_dict(other)
+    assert all(torch.equal(m.weight, make().get_submodule(n).weight) for n, m in adapter.items())
 
 
 def test_a_copy_lives_its_own_life():

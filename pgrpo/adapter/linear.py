@@ -201,12 +201,12 @@ class Switches:
     folded: bool = False     # multiply with W_eff, whatever a module's own setting
     rows: int = 0            # sequences in the last forward that built a graph, of inputs with a token dimension
 
-# %% ../../nbs/01_adapter/2_linear.ipynb #1c1a3e94
+# %% ../../nbs/01_adapter/2_linear.ipynb #7b56ab36
 class AdaptedLinear(nn.Linear):
     """A frozen Linear with two trainable vectors, `delta_s` and `delta_s_hack`, (r,) fp32. Made by `wrap`.
 
-    Their basis is `U` (d_out, r), `S` (r,) fp32, `Vh` (r, d_in). With `exact`, forwards compute W x + U(δ ⊙ Vh x),
-    otherwise W_eff x.
+    Their basis is `U` (d_out, r), `S` (r,) fp32, `Vh` (r, d_in). With `exact`, and under autocast, forwards compute
+    W x + U(δ ⊙ Vh x), otherwise W_eff x.
     """
     VECTORS = ("delta_s", "delta_s_hack")
     PLAIN, transposed = nn.Linear, False  # what it was; whether its weight is kept as (d_in, d_out)
@@ -231,13 +231,13 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x):  # (B, T, d_in) -> (B, T, d_out)
         "W x + b and what the vectors add, on the path and with the vectors that the switches say."
-        switches, p, now = self.switches, self._parameters, self.effective
+        switches, deployed, p, now = self.switches, self.switches.deployed, self._parameters, self.effective
         weight, bias, s, h, delta = p["weight"], p["bias"], p["delta_s"], p["delta_s_hack"], None
         own = weight.t() if self.transposed else weight
         if switches.reference: return F.linear(x, own, bias)
         if not now.holds(weight, s, h): now.look(weight, s, h)
-        deployed = switches.deployed
-        if self.exact and not switches.folded: weight, delta = own, now.deltas[deployed]
+        exact = self.exact or not x.is_meta and torch.is_autocast_enabled(x.device.type)  # which would round W_eff
+        if exact and not switches.folded: weight, delta = own, now.deltas[deployed]
         else: weight = now.weights[deployed]
         if weight is None: weight = now.folded(deployed, self.U, self.Vh)
         if torch.is_grad_enabled():
