@@ -63,7 +63,7 @@ def by_hand(model, tokenizer, prompts, u):
         row = []
         while len(row) < NEW and not set(row) & ends:
             with torch.no_grad(): logits = model(torch.tensor([ids + row]), use_cache=False).logits[:, -1]
-            row.append(int(choose(logits, u[i, len(row)][None], TEMPERATURE)))
+            row.append(int(choose(logits, torch.zeros(1, dtype=torch.long), u[i, len(row)][None], TEMPERATURE)))
         written.append(row)
     return written
 
@@ -135,21 +135,26 @@ def test_chance_is_drawn_before_the_first_token():
     assert torch.equal(*after)
 
 
-def test_ended_rows_are_dropped(monkeypatch):
+def test_what_rows_share_is_read_once_and_what_has_ended_not_at_all(monkeypatch):
     model, tokenizer = load_policy()
     model.generation_config.eos_token_id = list(range(3, len(tokenizer), 12))
-    read, carried_on = [], Carried.read
-    monkeypatch.setattr(Carried, "read", lambda self, tokens: read.append(len(tokens)) or carried_on(self, tokens))
-    lengths = [len(tokens) for tokens in sample(model, tokenizer, ASKED, NEW, TEMPERATURE)[1]]
-    wanted = [sum(n > t for n in lengths) for t in range(1, max(lengths))]
-    assert len(read) == len(wanted) and all(n <= m < n / (1 - 1 / 16) + 1 for n, m in zip(wanted, read))
-    assert wanted[-1] < len(ASKED)
+    carried_then, read = [], Carried.read
+    monkeypatch.setattr(Carried, "read", lambda self, tokens: carried_then.append(len(tokens)) or read(self, tokens))
+    for temperature in (TEMPERATURE, 0.3):
+        carried_then.clear()
+        drawn = sample(model, tokenizer, ASKED, NEW, temperature)[1]
+        unended = [[i for i, row in enumerate(drawn) if len(row) > t] for t in range(1, max(map(len, drawn)))]
+        apart = [len({(ASKED[i], *drawn[i][:t]) for i in rows}) for t, rows in enumerate(unended, 1)]
+        assert len(carried_then) == len(apart)
+        assert all(n <= m < n / (1 - 1 / 16) + 1 for n, m in zip(apart, carried_then))
+        assert sum(apart) < sum(map(len, unended)) < len(ASKED) * len(apart)
+    assert sample(model, tokenizer, ASKED, NEW, 0)[1][::6] == sample(model, tokenizer, PROMPTS, NEW, 0)[1]
 
 
-def test_a_wrapped_forward_is_asked_what_it_takes(tmp_path):
-    "Positions and caches are handed to a model by the names that its forward has."
+def test_a_forward_is_handed_what_it_takes(tmp_path):
+    "Positions and caches go by the names that a model has for them."
     for kind in ("mamba", "qwen3"):
         model, _ = model_of(kind, tmp_path)
         takes = inspect.signature(model.forward).parameters
-        rows = carried(model, torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long))
-        assert rows.place in takes and (rows.positions is None) == ("position_ids" not in takes)
+        begun = carried(model, torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long))
+        assert begun.place in takes and (begun.positions is None) == ("position_ids" not in takes)

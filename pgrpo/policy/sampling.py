@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['left_padded', 'until_end', 'choose', 'Carried', 'carried', 'write', 'Chosen', 'write_by_generate', 'sample']
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #dc4048ba
-__doc__ = """Sample completions with a model's own forward. A row is carried to its end and no further.
+# %% ../../nbs/05_policy/4_sampling.ipynb #055c9d88
+__doc__ = """Sample completions with a model's own forward, which reads once what rows share and no row beyond its end.
 
 Chance: token t of row i of a batch is the one at which the cumulated probabilities pass u[i, t]. All u are drawn for
 the whole batch before the first token, on the CPU and from torch's generator, so `torch.manual_seed` decides them on
@@ -52,21 +52,25 @@ def until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
     first = next((at for at, i in enumerate(ids) if i in ends), None)
     return ids if first is None else ids[:first + 1]
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #b30fe165
+# %% ../../nbs/05_policy/4_sampling.ipynb #98776916
 def choose(
-    logits: torch.Tensor,  # (b, vocabulary)
+    logits: torch.Tensor,  # (n, vocabulary)
+    of: torch.Tensor,      # (b,) int64: whose logits are each row's
     u: torch.Tensor,       # (b,) fp64, from 0 to below 1
     temperature: float,    # 0: the likeliest token
 ) -> torch.Tensor:         # (b,) int64
     "The token of each row at which the cumulated probabilities pass u. RuntimeError where they are not finite."
-    if not temperature: return logits.argmax(-1)
+    if not temperature: return logits.argmax(-1)[of]
     sums = (logits.float() / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     whole = sums[:, -1:]
     if not whole.isfinite().all():
         raise RuntimeError("the model's probabilities are not finite; check its weights, and the learning rate")
-    return torch.searchsorted(sums, u[:, None] * whole, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    return torch.searchsorted(sums[of], u[:, None] * whole[of], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #1ac9541e
+# %% ../../nbs/05_policy/4_sampling.ipynb #3fd467f2
+_DROP = 1 / 16  # of what is carried: as many have to have ended before it is copied for that
+
+
 def _holds_rows(layer) -> bool:
     "Whether a layer of a cache has something of the rows that were read, or shares what another has."
     states = [getattr(layer, f"is_{kind}_states_initialized", {}) for kind in ("conv", "recurrent")]
@@ -75,16 +79,14 @@ def _holds_rows(layer) -> bool:
 
 
 class Carried:
-    """The rows of a batch that are still being written, and what a model keeps of them.
+    """What a model keeps of the beginnings that the rows of a batch have written, each different one once.
 
-    It begins with every prompt read. `logits` are those of each row's next token, `rows` says which rows of the
-    batch they are.
+    It begins with the prompts. `logits` are those of each beginning's next token, `of` says where each row is.
     """
     def __init__(self, model, ids: torch.Tensor, mask: torch.Tensor):  # (b, width) int64 each, padded on the left
-        prompts, place = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
+        prompts, self.of = torch.cat([ids, mask], 1).unique(dim=0, return_inverse=True)
         prompts, self.mask = prompts.chunk(2, 1)
-        self.model, self.rows = model, torch.arange(len(prompts), device=ids.device)
-        takes = inspect.signature(model.forward).parameters
+        takes, self.model = inspect.signature(model.forward).parameters, model
         self.given = dict(logits_to_keep=1) if "logits_to_keep" in takes else {}
         self.place = "cache_params" if "cache_params" in takes else "past_key_values"
         self.cache, self.positions = DynamicCache(config=model.config.get_text_config(decoder=True)), None
@@ -92,27 +94,34 @@ class Carried:
             self.positions = model._prepare_position_ids_for_generation(prompts, dict(attention_mask=self.mask))
         if self.mask.all(): self.mask = None  # attention without a mask has faster kernels
         self._read(prompts, is_first_iteration=True)
-        self.keep(place)
-        self.rows = torch.arange(len(ids), device=ids.device)
 
-    def _read(self, ids, **more):  # (b, n)
-        "Have the model read what comes next in every row."
+    def _read(self, ids, **more):  # (n, tokens)
+        "Have the model read what comes next."
         given = {self.place: self.cache, "attention_mask": self.mask, "position_ids": self.positions, **self.given}
         inputs = self.model.prepare_inputs_for_generation(ids, use_cache=True, **given, **more)
         self.logits = self.model(**inputs, return_dict=True).logits[:, -1]
 
-    def read(self, tokens: torch.Tensor):  # (b,) int64
-        "Read each row's next token."
+    def read(self, tokens: torch.Tensor):  # (n,) int64
+        "Read the next token of each."
         if self.positions is not None: self.positions = self.positions[..., -1:] + 1
         if self.mask is not None: self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
         self._read(tokens[:, None])
 
-    def keep(self, which: torch.Tensor):  # (n,) int64: places among the rows that are carried
-        "Go on with these rows, in this order; one may be taken several times."
+    def take(self, which: torch.Tensor):  # (n,) int64
+        "Go on with these, in this order; one may be taken several times, and one that is not named is dropped."
         self.cache.reorder_cache(which)
-        self.logits, self.rows = self.logits[which], self.rows[which]
         if self.mask is not None: self.mask = self.mask[which]
         if self.positions is not None: self.positions = self.positions.index_select(-2, which)
+
+    def follow(self, of: torch.Tensor, tokens: torch.Tensor):  # (b,) int64 each
+        "Read the tokens that rows at these places have drawn. Rows of one place that drew one token stay together."
+        n, vocabulary = self.logits.shape
+        step, self.of = (of * vocabulary + tokens).unique(return_inverse=True)
+        which, tokens = step // vocabulary, step % vocabulary
+        if (1 - _DROP) * n < len(which) == len(which.unique()):  # none has parted and few have ended: leave them lie
+            self.of, tokens = which[self.of], tokens.new_zeros(n).scatter(0, which, tokens)
+        else: self.take(which)
+        self.read(tokens)
 
 
 def carried(model, ids: torch.Tensor, mask: torch.Tensor) -> Carried | None:  # (b, width) int64 each
@@ -120,41 +129,34 @@ def carried(model, ids: torch.Tensor, mask: torch.Tensor) -> Carried | None:  # 
     takes = {"cache_params", "past_key_values"} & set(inspect.signature(model.forward).parameters)
     usual = getattr(model, "_supports_default_dynamic_cache", lambda: False)()
     if not takes or not usual or model.config.is_encoder_decoder: return None
-    rows = Carried(model, ids, mask)
-    return rows if all(map(_holds_rows, rows.cache.layers)) else None
+    begun = Carried(model, ids, mask)
+    return begun if all(map(_holds_rows, begun.cache.layers)) else None
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #6b289a24
-_DROP = 1 / 16  # of the rows that are carried: as many have to have ended
-
-
+# %% ../../nbs/05_policy/4_sampling.ipynb #269a3645
 def write(
-    rows: Carried,
+    begun: Carried,
     u: torch.Tensor,         # (b, most tokens) fp64: chance
     ends: Sequence[int],     # tokens
     temperature: float,
     ended: Callable[[int, list[int]], None] | None = None,  # told of a row when it ends: its number, its tokens
 ) -> list[list[int]]:        # of each row its tokens, up to and including its end
     "Write every row to its end, or to as many tokens as there is chance for."
-    written, ends = torch.zeros(u.shape, dtype=torch.long, device=u.device), torch.tensor(list(ends), device=u.device)
-    live, last, lengths = torch.ones(len(u), dtype=torch.bool, device=u.device), u.shape[1] - 1, [u.shape[1]] * len(u)
+    ends, rows, of = torch.tensor(list(ends), device=u.device), torch.arange(len(u), device=u.device), begun.of
+    written, lengths = torch.zeros(u.shape, dtype=torch.long, device=u.device), [u.shape[1]] * len(u)
     for t in range(u.shape[1]):
-        tokens = choose(rows.logits, u[rows.rows, t], temperature)
-        written[rows.rows, t] = tokens
-        over = live & torch.isin(tokens, ends) if t < last else live
-        for i in rows.rows[over].tolist():
+        tokens = choose(begun.logits, of, u[rows, t], temperature)
+        written[rows, t] = tokens
+        over = torch.isin(tokens, ends) if t + 1 < u.shape[1] else torch.ones_like(rows, dtype=torch.bool)
+        for i in rows[over].tolist():
             lengths[i] = t + 1
             if ended: ended(i, written[i, :t + 1].tolist())
-        live = live & ~over
-        left = int(live.sum())
-        if not left: break
-        if left <= (1 - _DROP) * len(live):
-            which = live.nonzero()[:, 0]
-            rows.keep(which)
-            tokens, live = tokens[which], live[which]
-        rows.read(tokens)
+        rows = rows[~over]
+        if not len(rows): break
+        begun.follow(of[~over], tokens[~over])
+        of = begun.of
     return [row[:n] for row, n in zip(written.tolist(), lengths)]
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #4c7f41ee
+# %% ../../nbs/05_policy/4_sampling.ipynb #06c5c7f4
 @dataclass
 class Chosen:
     "A processor of logits for `generate`: greedy decoding then takes what `choose` says."
@@ -163,7 +165,8 @@ class Chosen:
     width: int           # of the prompts
 
     def __call__(self, input_ids, logits):  # (b, T), (b, vocabulary) → (b, vocabulary), 0 at the choice, else −inf
-        tokens = choose(logits, self.u[:, input_ids.shape[1] - self.width], self.temperature)
+        u, of = self.u[:, input_ids.shape[1] - self.width], torch.arange(len(logits), device=logits.device)
+        tokens = choose(logits, of, u, self.temperature)
         return torch.full_like(logits, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
@@ -178,7 +181,7 @@ def write_by_generate(model, ids, mask, u, ends: Sequence[int], pad: int, temper
     finally: model.generation_config = settings
     return [until_end(row, ends) for row in out[:, ids.shape[1]:].tolist()]
 
-# %% ../../nbs/05_policy/4_sampling.ipynb #ada066d8
+# %% ../../nbs/05_policy/4_sampling.ipynb #70563359
 @torch.no_grad()
 def sample(
     model,
@@ -199,8 +202,8 @@ def sample(
     u, ids, mask = (t[own.start:own.stop].to(model.device) for t in (u, ids, mask))
     ends, tell = end_ids(model, tokenizer), None
     if ended: tell = lambda i, tokens: ended(own[i], tokens)
-    rows = carried(model, ids, mask)
-    if rows: written = write(rows, u, ends, temperature, tell)
+    begun = carried(model, ids, mask)
+    if begun: written = write(begun, u, ends, temperature, tell)
     else:
         written = write_by_generate(model, ids, mask, u, ends, tokenizer.pad_token_id, temperature)
         for i, tokens in enumerate(written if tell else ()): tell(i, tokens)
