@@ -5,7 +5,7 @@ __all__ = ['Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update', '
            'Intervention', 'Rollouts', 'advantages', 'backward', 'completion_logprobs', 'completion_window', 'generate',
            'grade_rollouts', 'intervene', 'micro_batches', 'old_logprobs', 'policy_loss', 'reward_tensor', 'split']
 
-# %% ../../nbs/07_grpo/5_update.ipynb #1099d618
+# %% ../../nbs/07_grpo/5_update.ipynb #adef2397
 __doc__ = """One GRPO update: generate, grade, advantage, backward, project, step.
 
 The room's front: it hands on what a notebook that steps through an update needs of the modules below it.
@@ -19,6 +19,7 @@ import torch
 from ..adapter import Adapter
 from ..encode import Encoded
 from ..grader import Grade
+from ..grader.ahead import Ahead
 from pgrpo.grpo.gradients import (
     Gradients,
     GRPOSettings,
@@ -80,7 +81,7 @@ def take_step(
     done = settle(adapter, before, how)
     return Step(done.update, done.update_hack, norm, done.cout)
 
-# %% ../../nbs/07_grpo/5_update.ipynb #81d7746c
+# %% ../../nbs/07_grpo/5_update.ipynb #a2791a7d
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -130,13 +131,17 @@ def update(
     teacher: Sequence = (),     # as in `generate`
     team: Alone | None = None,  # who samples, grades, scores and computes gradients; None: this process alone
 ) -> Update:
-    "One GRPO update. The team's `seconds` say how long its phases took: generate, grade, score, learn."
+    """One GRPO update. Completions are graded as they end.
+
+    The team's `seconds` say how long its phases took: generate, grade (what is left of it then), score, learn.
+    """
     team, arm, s = team or Alone(), how.arm, settings
     with arm.during(adapter):
-        with team.timed("generate"):
-            rollouts = generate(model, tokenizer, adapter, problems, s.group_size, s.max_new_tokens, s.temperature,
-                                teacher, team.sample)
-        with team.timed("grade"): grades = team.grade(rollouts, teacher, **s.grading)
+        with Ahead(**s.grading) as grader:
+            with team.timed("generate"):
+                rollouts = generate(model, tokenizer, adapter, problems, s.group_size, s.max_new_tokens,
+                                    s.temperature, teacher, team.sample, grader.submit)
+            with team.timed("grade"): grades = team.grade(rollouts, teacher, grade=grader)
         scores, encoded, group = None, rollouts.encoded, rollouts.group
         if arm.detector is not None:
             with team.timed("score"):

@@ -18,7 +18,7 @@ from ..policy import decode, sample
 from ..problems import Problem
 from ..strategies.strategy import group_mean
 
-# %% ../../nbs/07_grpo/1_rollouts.ipynb #24594039
+# %% ../../nbs/07_grpo/1_rollouts.ipynb #6cabba2e
 @dataclass(frozen=True)
 class Rollouts:
     "B completions, G of each of P problems; rows of one problem share its `group`."
@@ -39,6 +39,7 @@ def generate(
     temperature: float = 1.0,
     teacher: Sequence[Sequence[tuple[str, Grade]]] = (),  # of each problem its cached completions; none: all sampled
     sampler: Callable = sample,  # or what is called as it is
+    ended: Callable[[str, Problem], None] | None = None,  # told of a sampled completion when it ends
 ) -> Rollouts:
     """G rollouts of every problem: the student's first, sampled in one batch, then the teacher's as they are.
 
@@ -51,10 +52,11 @@ def generate(
     if min(own) < 0:
         raise ValueError(f"a group of {group_size} cannot hold {group_size - min(own)} teacher completions")
     prompts = [p.prompt(tokenizer) for p in problems]
-    asked = [prompt for prompt, n in zip(prompts, own) for _ in range(n)]
-    starts, drawn = [], []
+    asked, starts, drawn, told = [g for g, n in enumerate(own) for _ in range(n)], [], [], {}
+    if ended: told["ended"] = lambda i, ids: ended(*decode(tokenizer, [ids]), problems[asked[i]])
     with adapter.folded():
-        if asked: starts, drawn = sampler(model, tokenizer, asked, max_new_tokens, temperature)
+        if asked:
+            starts, drawn = sampler(model, tokenizer, [prompts[g] for g in asked], max_new_tokens, temperature, **told)
     if adapter.train_path == "exact": adapter.drop_folded()  # a backward multiplies with W then, and needs the memory
     student = iter(zip(starts, drawn, decode(tokenizer, drawn)))
     rows = []  # problem, group, teacher, prompt's ids, completion's ids, text

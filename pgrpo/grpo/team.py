@@ -22,7 +22,7 @@ from .gradients import Gradients, GRPOSettings, backward, micro_batches
 from .rollouts import grade_rollouts
 from ..policy import sample
 
-# %% ../../nbs/07_grpo/4_team.ipynb #0c733acb
+# %% ../../nbs/07_grpo/4_team.ipynb #10df694c
 class Alone:
     "One process. A `Team` has the same methods."
     world, writes = 1, True  # how many processes there are; whether this one writes files
@@ -47,13 +47,14 @@ class Alone:
     def agree(self, adapter):
         "RuntimeError unless all processes have the same bases and vectors."
 
-    def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0):
-        "As `pgrpo.policy.sample`."
-        return self.sampler(model, tokenizer, prompts, max_new_tokens, temperature)
+    def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0, ended=None):
+        "As `pgrpo.policy.sample`. Other engines tell of no row before all have ended."
+        told = dict(ended=ended) if self.sampler is sample else {}
+        return self.sampler(model, tokenizer, prompts, max_new_tokens, temperature, **told)
 
-    def grade(self, rollouts, teacher=(), **how):
+    def grade(self, rollouts, teacher=(), grade=grade_many):
         "As `pgrpo.grpo.grade_rollouts`."
-        return grade_rollouts(rollouts, teacher, **how)
+        return grade_rollouts(rollouts, teacher, grade)
 
     def score(self, detector, model, adapter, encoded, batch_size=128) -> torch.Tensor:  # (B,) fp32 on the CPU
         "As `pgrpo.vhack.scores.Detector.scores`."
@@ -68,7 +69,7 @@ def share(n: int, rank: int, world: int) -> slice:
     "The part of n things that is one process's."
     return slice(n * rank // world, n * (rank + 1) // world)
 
-# %% ../../nbs/07_grpo/4_team.ipynb #75bfbee8
+# %% ../../nbs/07_grpo/4_team.ipynb #9052dd6f
 class Team(Alone):
     "The processes of one run, of which this is one. torch.distributed has to be running."
     def __init__(self):
@@ -102,17 +103,16 @@ class Team(Alone):
                 raise RuntimeError(f"processes {self.rank} and {rank} differ at {names[i]}, so they would not make the "
                                    "same step; use GPUs of one kind, and one cache (PGRPO_CACHE) for all")
 
-    def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0):
-        "Each process samples its rows with the random numbers that they have in the whole batch."
+    def sample(self, model, tokenizer, prompts, max_new_tokens=64, temperature=1.0, ended=None):
+        "Each process samples its rows with the random numbers that they have in the whole batch, and tells of those."
         part = share(len(prompts), self.rank, self.world)
-        drawn = part.start < part.stop
-        mine = list(zip(*sample(model, tokenizer, prompts, max_new_tokens, temperature, part))) if drawn else []
+        how = max_new_tokens, temperature, part, ended
+        mine = list(zip(*sample(model, tokenizer, prompts, *how))) if part.start < part.stop else []
         return tuple(map(list, zip(*self.gather(mine))))
 
-    def grade(self, rollouts, teacher=(), **how):
-        "Each process grades its share of the rollouts that are not graded yet."
-        share_out = lambda fresh, **how: self.gather(grade_many(self.mine(fresh), **how))
-        return grade_rollouts(rollouts, teacher, share_out, **how)
+    def grade(self, rollouts, teacher=(), grade=grade_many):
+        "Each process grades its share of the rollouts that are not graded yet: those that it sampled."
+        return grade_rollouts(rollouts, teacher, lambda fresh: self.gather(grade(self.mine(fresh))))
 
     def score(self, detector, model, adapter, encoded, batch_size=128):
         "Batches are dealt out whole."
