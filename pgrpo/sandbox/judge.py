@@ -45,7 +45,7 @@ from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .claims import claimed, claims, usual_depth
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #4ea020e7
+# %% ../../nbs/03_sandbox/5_judge.ipynb #c392bab8
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -58,7 +58,7 @@ def examine(request: dict) -> bool:
     try:
         source = f"{before}\n{code}" if before else code
         mechanism = detect(source, request["mode"], request["method"])[:200]
-        lever = {"lever": True} if mechanism or carries(source, request["mode"]) else {}
+        lever = {"lever": True} if carries(source, request["mode"]) else {}
     except (RecursionError, MemoryError):
         pass
     try:
