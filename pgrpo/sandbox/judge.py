@@ -46,7 +46,7 @@ from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .claims import claimed, claims, usual_depth
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #43bcd52f
+# %% ../../nbs/03_sandbox/5_judge.ipynb #21a5260a
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -59,7 +59,7 @@ def examine(request: dict) -> bool:
     try:
         read = f"{before}\n{code}" if before else code, request["mode"], request["method"]
         mechanism = detect(*read)[:200]
-        found = {"lever": mechanism or carries(*read[:2]), "own_use": own_use(*read)}
+        found = {"lever": carries(*read[:2]), "own_use": own_use(*read)}
         said = {name: True for name, there in found.items() if there}
     except (RecursionError, MemoryError):
         pass
