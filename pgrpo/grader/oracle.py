@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #d45946a1
+# %% ../../nbs/04_grader/2_oracle.ipynb #54a963d8
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -42,6 +42,7 @@ share, such as the load of the machine, is stopped by no wall.
 
 import json
 import math
+import signal
 from decimal import Decimal
 from fractions import Fraction
 from itertools import repeat
@@ -189,7 +190,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #c41b0ee1
+# %% ../../nbs/04_grader/2_oracle.ipynb #9976944d
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -202,7 +203,8 @@ def _left(run: Run) -> str:
         return _WHY[run.ended]
     if (run.status or 0) >= 0:
         return f"its process left with status {run.status}"
-    return f"signal {-run.status} ended its process"
+    words = "it crashed, or recursed without end through C code" if run.status == -11 else signal.strsignal(-run.status)
+    return f"signal {-run.status} ended its process ({words})"
 
 
 def _shown(data) -> str:
