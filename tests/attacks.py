@@ -917,6 +917,16 @@ PAIRS = [
     Pair("packets instead of a stream", "for fd in ON_WHICH: attempt(fd, fcntl.fcntl, fd, fcntl.F_SETFL, DIRECT)\n"
          "return worked"),
     Pair("a pipe of one page", "for fd in ON_WHICH: attempt(fd, fcntl.fcntl, fd, 1031, 4096)\nreturn worked"),
+    Pair("a pipe of one page that does not wait", """
+        import time
+        for _ in range(10):
+            for fd in ON_WHICH:
+                attempt("flags", fcntl.fcntl, fd, fcntl.F_SETFL, os.O_NONBLOCK | DIRECT)
+                attempt("flags", fcntl.fcntl, fd, fcntl.F_SETFL, os.O_NONBLOCK)
+                attempt("size", fcntl.fcntl, fd, 1031, 4096)
+            time.sleep(0.03)  # until what lies in it has been read
+        return worked
+    """, refused=False),
     Pair("pipes of a megabyte", """
         for _ in range(20): attempt("a megabyte", fcntl.fcntl, os.pipe()[1], 1031, 1 << 20)
         return worked

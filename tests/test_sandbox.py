@@ -1,6 +1,7 @@
 """The sandbox as machinery: deaths, forks, floods, missing layers, other users, and thousands of runs."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from world import descendants
 import pgrpo
 from pgrpo import sandbox
 from pgrpo.files import jsonl, machine
-from pgrpo.grader import fenced, grade
+from pgrpo.grader import fenced, grade, probes
 from pgrpo.grader.probes import check_sandbox, format_layers
 from pgrpo.problems import Problem, load_problems, save_problems
 from pgrpo.sandbox import Sandbox, link
@@ -460,6 +461,32 @@ def test_a_library_that_submissions_cannot_read_is_told(monkeypatch):
     monkeypatch.setattr(sandbox, "_told", set())
     with pytest.warns(UserWarning, match=r"cannot read the whole standard library here \(why\).*chmod -R a\+rX /"):
         sandbox._tell({"ipc": "switched off"}, "why")
+
+
+def test_modules_that_submissions_cannot_import_are_named():
+    "And those that are not there for anybody are not."
+    def of(**failed):
+        records = {"confined": True}, {"compiles": True}, {"value": failed}
+        return Run("".join(json.dumps(record) + "\n" for record in records).encode(), ended="ended")
+    absent = dict(winreg="ModuleNotFoundError: No module named 'winreg'")
+    said = probes._unimportable(of(**absent), of(**absent, ssl="ImportError: libssl.so.3", csv="PermissionError: no"))
+    assert said == "csv, ssl: PermissionError: no"
+    assert probes._unimportable(of(**absent), of(**absent)) == ""
+    assert probes._unimportable(of(csv="PermissionError: no"), of(csv="PermissionError: no")).startswith("csv")
+    assert "did not come to an end" in probes._unimportable(of(), Run(ended="cpu"))
+
+
+RECURSIONS = {
+    "def f(self, n):\n        return self.f(n)": "RecursionError",
+    "def f(self, n):\n        return sorted([n], key=self.f)": "RecursionError|signal 11 .*recursed without end",
+}
+
+
+@pytest.mark.parametrize("method", RECURSIONS, ids=["Python", "C"])
+def test_recursion_without_end_is_told_in_words(method):
+    solution = "class Solution:\n    def f(self, n):\n        return n"
+    problem = Problem("p", "gt_only", "f", "n", "Any.", solution, [([1], 1)])
+    assert re.search(RECURSIONS[method], grade(fenced(f"class Solution:\n    {method}"), problem).detail)
 
 
 CHECK = """

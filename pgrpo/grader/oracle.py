@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict', 'attempts']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #0c54a26c
+# %% ../../nbs/04_grader/2_oracle.ipynb #c2be6b78
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -56,6 +56,7 @@ for a policy, and one bit of reward for each of many tries is a slow way to the 
 
 import json
 import math
+import signal
 from decimal import Decimal
 from fractions import Fraction
 from itertools import repeat
@@ -203,7 +204,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #1cf29041
+# %% ../../nbs/04_grader/2_oracle.ipynb #abc002e5
 _WHY = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -216,7 +217,8 @@ def _left(run: Run) -> str:
         return _WHY[run.ended]
     if (run.status or 0) >= 0:
         return f"its process left with status {run.status}"
-    return f"signal {-run.status} ended its process"
+    words = "it crashed, or recursed without end through C code" if run.status == -11 else signal.strsignal(-run.status)
+    return f"signal {-run.status} ended its process ({words})"
 
 
 def _shown(data) -> str:

@@ -95,7 +95,7 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
             accepted.append((which, value))
     return accepted
 
-# %% ../../nbs/03_sandbox/3_isolation.ipynb #4f8485b0
+# %% ../../nbs/03_sandbox/3_isolation.ipynb #cc76ad24
 # flags of unshare; the network's takes the host name along
 _NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}
 _NEW_USER = 0x10000000
@@ -211,6 +211,7 @@ class Jail:
         "Fork a process with an empty scratch folder and namespaces of its own: its id, or 0 in the process itself."
         if "mount" in self.spaces:
             mount_scratch(self.box, limits.scratch, self.user)
+            self.room = os.statvfs(self.box).f_ffree
         else:
             os.mkdir(self.box, 0o700)
             if self.user is not None:
@@ -257,6 +258,10 @@ class Jail:
         else:
             call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))  # to leave root, above, drops them too
         call("prctl", 38, 1, 0, 0, 0)  # no_new_privs: a set-user-id program gains nothing
+
+    def is_empty(self) -> bool:
+        "Whether the scratch folder is known to hold nothing: a file system of its own has as much room as at first."
+        return "mount" in self.spaces and os.statvfs(self.box).f_ffree == self.room
 
     def finish(self, pid: int):
         "When a submission's first process has been waited for: end the others, and throw its scratch folder away."

@@ -37,7 +37,7 @@ from .filesystem import remove
 from .isolation import Limits
 from .protocol import END, START, STOP, Run, Task, pack_header, read_end
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #1f076d7d
+# %% ../../nbs/03_sandbox/7_link.ipynb #32dc422d
 _FRONTS = ("pgrpo", "pgrpo.problems", "pgrpo.sandbox")  # whose modules a worker needs, and whose `__init__` it does not
 _STACK = 480 << 20  # bytes; a deep recursion needs it, and only a process that starts anew gets the room
 _BOOT = f"""
@@ -51,6 +51,10 @@ wanted = {_STACK} if hard == resource.RLIM_INFINITY else min(hard, {_STACK})
 if soft != wanted:
     resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
     os.execv(sys.executable, sys.orig_argv)
+register, os.register_at_fork = os.register_at_fork, lambda **how: None
+import random  # would draw itself a new seed in every child, which gets a fixed one
+
+os.register_at_fork = register
 folder, *ends, layers = sys.argv[1:]
 for name in {_FRONTS}:
     package = types.ModuleType(name)
@@ -62,12 +66,13 @@ from pgrpo.sandbox.worker import serve
 serve(*map(int, ends), layers)
 """
 
-# %% ../../nbs/03_sandbox/7_link.ipynb #e880871a
+# %% ../../nbs/03_sandbox/7_link.ipynb #64780986
 # an interpreter may need these to start
 _FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}
 _ENVIRONMENT = {
     "PATH": "", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
     "MALLOC_ARENA_MAX": "2",  # each thread would take address space for one of its own
+    "LD_BIND_NOW": "1",       # else each child looks up for itself the functions that the worker has not called
     "PYTHONIOENCODING": "utf-8:backslashreplace", **_FOR_THE_INTERPRETER,
 }
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'REQUEST', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #4eee864f
+# %% ../../nbs/03_sandbox/6_worker.ipynb #c58ceeae
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
@@ -47,7 +47,7 @@ from functools import partial
 
 from .filesystem import open_library
 from .isolation import Jail, Limits, rlimits
-from .judge import examine, find_results, usual_names, way
+from .judge import examine, find_results, make_ready, way
 from .protocol import ANSWERS, HEADER, STOP, End, pack_end, read_header, told, write
 from .syscalls import trial
 
@@ -174,7 +174,7 @@ def supervise(pid: int, limits: Limits) -> End:
         os.close(pidfd)
     return End(how, status, usage.ru_utime + usage.ru_stime, time.monotonic() - start)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #ec1e6934
+# %% ../../nbs/03_sandbox/6_worker.ipynb #87636106
 def _settle(*ends: int):
     "Move control and request to their places, and close every other descriptor."
     aside = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in ends]  # first out of the way: the places may be taken
@@ -194,7 +194,7 @@ def _start_clean():
 
 def _warm_up():
     "Make ready what every child will want: modules, and what a script finds among its builtins."
-    usual_names()  # here it costs once
+    make_ready()  # here it costs once
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)  # CPU time is limited anyway
     _thread.stack_size(8 << 20)  # the C library would give each thread the size of the main thread's
@@ -214,7 +214,7 @@ def _greet(jail: Jail):
     hello = json.dumps({"missing": jail.missing, "unreadable": _unreadable(jail), "scratch": scratch}).encode()
     os.write(CONTROL, struct.pack("<I", len(hello)) + hello)
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #4a4c9ed3
+# %% ../../nbs/03_sandbox/6_worker.ipynb #4ca375e2
 def _left_results(jail: Jail, limits: Limits) -> bool:
     "Whether the run left a result file with a pass word, as a confined child sees it."
     def look():
@@ -241,7 +241,7 @@ def _run_one(jail: Jail, pipes: Sequence[int]):
     for fd in (*pipes, theirs):
         os.close(fd)
     end = supervise(pid, limits)
-    files = look_for_files and _left_results(jail, limits)
+    files = look_for_files and not jail.is_empty() and _left_results(jail, limits)
     jail.finish(pid)
     os.write(CONTROL, pack_end(end, files, os.read(first, 1 << 16)))
     os.close(first)
