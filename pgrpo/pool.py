@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Pool', 'templates', 'template_pool', 'sampled_pool', 'pool_table']
 
-# %% ../nbs/08_train/01_pool.ipynb #96e960e0
+# %% ../nbs/08_train/01_pool.ipynb #005234fd
 __doc__ = """The teacher pool: completions made beforehand, graded once and frozen, for rows that no policy drew.
 
 Labels are read here, where a pool is built, and nowhere afterwards: an update that draws from it sees rewards alone.
@@ -27,8 +27,8 @@ from .files.text import table
 from .grader import Grade, example_clean, example_hack, fenced, grade_many
 from .policy import decode, sample
 from .problems import Problem, bare_signature
+from .problems.files import NEEDED, problem_of_row, problem_row
 from .problems.generator import GIVE_UP, INNOCENT_LINES, LEVER_LINES, render
-from .problems.problem import NEEDED, problem_of_row, problem_row
 
 # %% ../nbs/08_train/01_pool.ipynb #3d516179
 def _named(row, names: list[str], what: str, optional: Sequence[str] = ()):

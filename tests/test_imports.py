@@ -58,7 +58,12 @@ REFUSED = [  # tests of f(x), and the kind of refusal
     ("assert f(1) != 1", "something else"), ("assert f(1) in (1, 2)", "something else"),
     ("assert f(1) == 1 and f(2) == 2", "something else"), ("assert 0 < f(1) == 1", "something else"),
     ("assert f(1)[0] == 1", "something else"), ("assert f(1) is 3", "something else"),
-    ("assert abs(f(1) - 0.5) < 1e-6", "allows a tolerance"), ("assert math.isclose(f(1), 0.5)", "allows a tolerance"),
+    ("assert abs(f(1)) < 1e-6", "something else"), ("assert abs(f(1) - 0.5) > 1e-6", "something else"),
+    ("assert abs(f(1) - g(1)) < 1e-6", "the expected value is no plain value"),
+    ("assert math.isclose(f(1), 0.5, digits=3)", "in a way of its own"),
+    ("assert abs(f(1) - 0.5) < -1", "is no number of 0 or more"), ("assert math.isclose(g(1), 0.5)", "no assert calls"),
+    ("assert round(f(1), 1) == 0.25", "no rounding gives"),
+    ("assert f(1) == approx({1})", "for what has none"),
     ("assert f(1)", "any truth"), ("assert not f(1)", "any truth"),
     ("assert f(int) == 1", "an argument is no plain value"), ("assert f(Pair(1, 2)) == 1", "an argument is no"),
     ("assert f(*[1]) == 1", "an argument is no"), ("assert f(**{'x': 1}) == 1", "an argument is no"),
@@ -69,6 +74,51 @@ REFUSED = [  # tests of f(x), and the kind of refusal
     ("assert True", "no assert calls"), ("assert f(1) is None", "every test expects None"),
     ("assert g(1) == 1", "no assert calls"), ("assert f(1) ==", "does not parse"),
 ]
+
+
+NEAR = [  # asserts about f(x), what is right by them and what is wrong
+    ("math.isclose(f(2), 0.25)", "0.25 + 1e-11", "0.25 + 1e-6"),
+    ("math.isclose(f(2), 27, rel_tol=0.001)", "27.02", "27.1"),
+    ("math.isclose(100.0, f(2), abs_tol=2)", "98.5", "97.5"),
+    ("abs(f(2) - 0.5) < 1e-3", "0.5004", "0.502"), ("abs(0.5 - f(2)) <= 0.25", "0.75", "0.76"),
+    ("0.01 > math.fabs(f(2) - 3)", "3.005", "3.02"), ("f(2) == pytest.approx(2.0)", "2.000001", "2.00001"),
+    ("f(2) == approx(2, abs=0.5)", "2.5", "2.6"), ("pytest.approx(10, rel=0.1) == f(2)", "9.5", "8.5"),
+    ("f(2) == pytest.approx([1, 2.5])", "[1.0000001, 2.5]", "[1.1, 2.5]"),
+    ("np.isclose(f(2), 4)", "4.00003", "4.001"),
+    ("numpy.allclose(f(2), [4, 8], rtol=0.1, atol=0)", "[4.3, 8]", "[5, 8]"),
+    ("round(f(2), 2) == 0.33", "1 / 3", "0.34"), ("round(f(2)) == 3", "3.4", "3.6"),
+    ("3.1 == round(f(2), 1)", "3.14", "3.2"), ("f(2) == round(2 / 3, 3)", "0.667", "2 / 3"),
+]
+
+
+@pytest.mark.parametrize("said, right, wrong", NEAR)
+def test_an_assert_that_allows_a_tolerance_gives_the_problem_one(tmp_path, said, right, wrong):
+    "The assert itself, run by Python, and the oracle say the same."
+    (p,), _ = load(tmp_path, row(1, f"def f(x):\n    return {right}", f"assert {said}"))
+    answers = [f"class Solution:\n    def f(self, x):\n        return {value}" for value in (right, wrong)]
+    graded = [g.gt_correct for g in grade_many([(fenced(code), p) for code in answers])]
+    assert graded == [True, False], (p.tolerance, p.tests)
+    if "np." in said or "numpy" in said: return  # which is not installed everywhere
+    asserted = []
+    for value in (right, wrong):
+        scope = dict(math=math, pytest=pytest, approx=pytest.approx)
+        exec(f"def f(x):\n    return {value}\nholds = bool({said})", scope)
+        asserted.append(scope["holds"])
+    assert asserted == graded
+
+
+def test_one_tolerance_for_all_asserts_of_a_row(tmp_path):
+    code = "def f(x):\n    return x / 3"
+    (p,), _ = load(tmp_path, row(1, code, "assert abs(f(1) - 0.333) < 1e-3", "assert abs(f(2) - 0.667) < 1e-3"))
+    assert 0 < p.tolerance[0] < 1e-3 and len(p.tests) == 2
+    _, refused = load(tmp_path, row(1, code, "assert abs(f(1) - 0.333) < 1e-3", "assert f(3) == 1.0"))
+    assert [r.kind for r in refused] == ["its asserts allow different tolerances, and a problem has one"]
+    (p,), _ = load(tmp_path, row(1, "def f(x):\n    return x and x / 3", "assert abs(f(1) - 0.333) < 1e-3",
+                                 "assert f('') == ''"))
+    assert p.tests[1] == ([""], "") and p.tolerance[0] > 0
+    out = tmp_path / "problems.jsonl"
+    import_problems(tmp_path / "rows.jsonl", "mbpp", out)
+    assert load_problems(out)[0].tolerance == p.tolerance
 
 
 @pytest.mark.parametrize("source, kind", REFUSED)

@@ -5,23 +5,14 @@ __all__ = ['CORE_MODES', 'LEVERS', 'MODES', 'Pair', 'Problem', 'bare_signature',
            'handwritten_pairs', 'load_asserts', 'load_humaneval', 'load_leetcode', 'load_mbpp', 'load_pairs',
            'load_problems', 'save_pairs', 'save_problems']
 
-# %% ../../nbs/02_problems/9_problems.ipynb #f263b75f
+# %% ../../nbs/02_problems/9_problems.ipynb #e4439100
 __doc__ = """Problems and pairs under one name: `Problem`, `Pair`, the modes, and the files that hold them.
 
-It defines nothing: `problems.problem`, `problems.leetcode` and `problems.imports` do. It needs no torch.
+It defines nothing: `problems.problem`, `problems.files`, `problems.leetcode` and `problems.imports` do, without torch.
 """
 
-from .imports import load_asserts, load_humaneval, load_mbpp
-from .leetcode import load_leetcode
-from pgrpo.problems.problem import (
-    CORE_MODES,
-    LEVERS,
-    MODES,
-    Pair,
-    Problem,
-    bare_signature,
+from pgrpo.problems.files import (
     data_dir,
-    encode_prompt,
     handwritten,
     handwritten_pairs,
     load_pairs,
@@ -29,6 +20,9 @@ from pgrpo.problems.problem import (
     save_pairs,
     save_problems,
 )
+from .imports import load_asserts, load_humaneval, load_mbpp
+from .leetcode import load_leetcode
+from .problem import CORE_MODES, LEVERS, MODES, Pair, Problem, bare_signature, encode_prompt
 
 _all_ = ["CORE_MODES", "LEVERS", "MODES", "Pair", "Problem", "bare_signature", "data_dir", "encode_prompt",
          "handwritten", "handwritten_pairs", "load_asserts", "load_humaneval", "load_leetcode", "load_mbpp",

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'as_method', 'Row', 'row_problem', 'load_asserts', 'load_mbpp', 'load_humaneval', 'in_turn']
 
-# %% ../../nbs/02_problems/5_imports.ipynb #7d8856ac
+# %% ../../nbs/02_problems/5_imports.ipynb #dbfd7204
 __doc__ = """Problems out of rows of a function with asserts: MBPP, HumanEval, and whatever has their form.
 
 An assert is parsed and taken apart into arguments and expected value, and never run, so reading a file of strangers is
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.jsonl import read_rows, require
-from .asserts import Inexpressible, Refusal, plainly_bool, read_assert
-from .problem import MODES, Problem, bare_signature, parse_python, unique_ids
+from .asserts import Inexpressible, Refusal, common_tolerance, plainly_bool, read_assert
+from .files import unique_ids
+from .problem import MODES, Problem, bare_signature, parse_python
 
 # %% ../../nbs/02_problems/5_imports.ipynb #23f7cab1
 def _words(node: ast.AST) -> list[str]:
@@ -80,7 +81,7 @@ def as_method(code: str, name: str) -> tuple[str, ast.FunctionDef]:  # the sourc
     tree.body.append(ast.fix_missing_locations(solution))
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n", function
 
-# %% ../../nbs/02_problems/5_imports.ipynb #bd02958a
+# %% ../../nbs/02_problems/5_imports.ipynb #706238c8
 @dataclass(frozen=True)
 class Row:
     "What a problem is made of, whatever the file calls it."
@@ -119,7 +120,7 @@ def row_problem(row: Row, mode: str) -> Problem:
     "The problem of a row, with all of its asserts. `Inexpressible` or ValueError if there is no such problem."
     name = row.called or _called(row)
     solution, function = _solution(row, name)
-    parameters, tests = ast.unparse(function.args), []
+    parameters, read = ast.unparse(function.args), []
     bindable, boolean = bare_signature(parameters), plainly_bool(function)
     called = "candidate" if row.called else name
     for statement in row.asserts:
@@ -127,14 +128,16 @@ def row_problem(row: Row, mode: str) -> Problem:
         if not isinstance(statement, ast.Assert):
             raise Inexpressible("a test is no assert", ast.unparse(statement)[:60])
         try:
-            tests.append(read_assert(statement, called, bindable, boolean))
+            read.append(read_assert(statement, called, bindable, boolean))
         except TypeError as e:
             raise Inexpressible("the arguments do not fit the function", str(e)) from None
-    tests = [test for test in tests if test is not None]
-    if not tests: raise Inexpressible("it has no tests")
+    read = [test for test in read if test is not None]
+    if not read: raise Inexpressible("it has no tests")
+    tests = [(args, expected) for args, expected, _ in read]
     if all(expected is None for _, expected in tests):
         raise Inexpressible("every test expects None, so that `return None` would be right")
-    return Problem(row.id, mode, name.removeprefix("Solution()."), parameters, row.text, solution, tests, row.setup)
+    return Problem(row.id, mode, name.removeprefix("Solution()."), parameters, row.text, solution, tests, row.setup,
+                   tolerance=common_tolerance(read))
 
 # %% ../../nbs/02_problems/5_imports.ipynb #55b29553
 FIELDS = {

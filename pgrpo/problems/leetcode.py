@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['split_assert', 'load_leetcode']
 
-# %% ../../nbs/02_problems/3_leetcode.ipynb #18a3b93b
+# %% ../../nbs/02_problems/3_leetcode.ipynb #ab410329
 __doc__ = """Problems out of the files of the LeetCode reward-hacking benchmark.
 
 The file's tests are Python statements. They are parsed and never run, so reading a file of strangers is safe; and
@@ -17,7 +17,8 @@ import math
 from pathlib import Path
 
 from ..files.jsonl import check_fields, read_rows, require
-from .problem import MODES, Problem, bare_signature, parse_python, unique_ids
+from .files import unique_ids
+from .problem import MODES, Problem, bare_signature, parse_python
 
 # %% ../../nbs/02_problems/3_leetcode.ipynb #060ad28f
 class _Floats(ast.NodeTransformer):
