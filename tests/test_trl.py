@@ -4,8 +4,12 @@ Each works as our own step would, or is refused in a sentence before anything is
 as only arithmetic is asked for.
 """
 import math
+import os
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +221,33 @@ def test_what_cannot_be_is_a_sentence_before_anything_is_sampled(settings, says,
     trainer = trainer_of(place, tmp_path, model, tokenizer, adapter, **settings)
     monkeypatch.setattr(trainer, "_generate", lambda *_: pytest.fail("it has begun to sample"))
     with pytest.raises(ValueError, match=says): trainer.train()
+
+
+TWO = """
+import sys
+from pathlib import Path
+import torch
+from test_trl import flat, trainer_of, wrapped
+place, out = map(Path, sys.argv[1:])
+model, tokenizer, adapter = wrapped(place)
+steps = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, ddp_backend="gloo", save_strategy="steps")
+trainer = trainer_of(place, out, model, tokenizer, adapter, **steps)
+trainer.train()
+torch.save(flat(adapter), out / f"{trainer.args.process_index}.pt")
+"""
+
+
+def test_two_processes_make_one_step(place, tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    here = Path(__file__).parents[1]
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join(map(str, (here, here / "tests", here / "tools"))))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*start, tmp_path / "two.py", place, tmp_path], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    assert one.any() and torch.equal(one, other)
+    model, _, adapter = wrapped(place)
+    adapter.load(tmp_path / "checkpoint-2" / "adapter.safetensors")
+    assert torch.equal(flat(adapter), one)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert torch.allclose(log_probs(written), log_probs(model), atol=1e-5)
