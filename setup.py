@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
-notebook, trl, sinks, vllm = (
-    settings[f"{extra}_requirements"].split() for extra in ("notebook", "trl", "sinks", "vllm")
+notebook, trl, sinks, vllm, ray = (
+    settings[f"{extra}_requirements"].split() for extra in ("notebook", "trl", "sinks", "vllm", "ray")
 )
 
 setup(
@@ -24,7 +24,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "notebook": notebook, "trl": trl, "sinks": sinks, "vllm": vllm,
+        "notebook": notebook, "trl": trl, "sinks": sinks, "vllm": vllm, "ray": ray,
         "dev": [*notebook, *trl, *sinks, *settings["dev_requirements"].split()],
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},

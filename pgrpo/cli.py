@@ -18,7 +18,7 @@ from .files.text import table
 from .files.whole import check_place
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #fb217631
+# %% ../nbs/12_cli/1_cli.ipynb #f4aabd87
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -26,15 +26,16 @@ def _train(args):
 
 def _compare(args):
     from pgrpo.experiment import compare
+    from pgrpo.experiment.cluster import Cluster
+    from pgrpo.experiment.running import Machine
     from pgrpo.experiment.tables import comparison_table
     from pgrpo.train.folder import changed_name
     base = chosen(args)
     changed = changed_name(base, PRESETS[args.preset])
     out = Path(args.out or Path("runs") / "-".join(filter(None, ["compare", args.preset, changed])))
-    runs = compare(
-        base, args.arms.split(","), [coerce("seed", s) for s in args.seeds.split(",")], out, args.figure, args.workers,
-        progress=not args.quiet,
-    )
+    seeds = [coerce("seed", s) for s in args.seeds.split(",")]
+    place = (Cluster if args.on == "ray" else Machine)(base, args.workers)
+    runs = compare(base, args.arms.split(","), seeds, out, args.figure, place, progress=not args.quiet)
     print("\n" + comparison_table(runs))
     figure = args.figure or out / "compare"
     print(f"\ntable and results: {out / 'table.md'}, {out / 'results.jsonl'}; figure: {figure}.html, .svg and .png")
@@ -122,7 +123,7 @@ def _build_policy(args):
 
 
 def _build_pool(args):
-    from pgrpo.experiment import pool_of_run
+    from pgrpo.experiment.cells import pool_of_run
     from pgrpo.grader import grading
     from pgrpo.pool import pool_table, template_pool
     from pgrpo.train.data import run_problems
@@ -162,7 +163,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #217d296d
+# %% ../nbs/12_cli/1_cli.ipynb #76da5acf
 def _compare_flags(sub):
     add_settings(sub, "demo")
     sub.add_argument("--arms", default="none,erase,route",
@@ -171,8 +172,12 @@ def _compare_flags(sub):
     sub.add_argument("--out", help="folder of the runs and results; by default "
                      "runs/compare-PRESET and what else was changed, such as runs/compare-demo-lr=0.01")
     sub.add_argument("--figure", help="where the figure goes, without a suffix; into the out folder by default")
-    sub.add_argument("--workers", type=int, help="runs at a time; by default one per core, and one on a GPU")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+    sub.add_argument("--on", choices=("local", "ray"), default="local",
+                     help="processes on this machine, or tasks on the Ray cluster that RAY_ADDRESS names or that runs "
+                     "here; local by default")
+    sub.add_argument("--workers", type=int, help="runs at a time; by default one per core, and one on a GPU; on a "
+                     "cluster as many as there is room for")
+    sub.add_argument("--quiet", action="store_true", help="do not show what goes on")
 
 
 def _extract_flags(sub):

@@ -5,6 +5,7 @@ Both stop when one does.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -94,6 +95,33 @@ def test_two_processes_are_one_run(tmp_path):
     assert done.returncode != 0
     assert "process 0 of 2 failed" in done.stderr and "holds files that are no run" in done.stderr
     assert [p.name for p in odd.iterdir()] == ["notes.txt"]
+
+
+def agents(folder, *argv):
+    "The exit status and the words of two torchrun agents with a process each, as two machines would start them."
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend",
+             "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "run", "-m", "pgrpo.train", "smoke", *argv]
+    both = [subprocess.Popen([*start, "--quiet", "--run-dir", str(folder)], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [agent.communicate(timeout=600)[0] for agent in both]
+    return [agent.returncode for agent in both], said
+
+
+def test_two_machines_are_one_run(tmp_path):
+    config = RUNS["direction"]
+    train(config, tmp_path / "one", progress=False)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(config).items()
+             if value != getattr(preset("smoke"), name)]
+    codes, said = agents(tmp_path / "two", *flags)
+    assert codes == [0, 0], said
+    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    assert timeless(one) == timeless(two) and one.rollouts() == two.rollouts() and one.summary() == two.summary()
+    assert sum("files: " in text for text in said) == 1
+    two.summary_file.unlink()  # a run that both go on with, from the checkpoint that the first had written
+    codes, said = agents(tmp_path / "two", *flags)
+    assert codes == [0, 0], said
+    assert timeless(one) == timeless(two) and one.summary() == two.summary()
 
 
 def test_processes_that_differ_are_stopped():

@@ -19,7 +19,7 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(ROOT / "settings.ini")
 EXTRAS = {
     "pgrpo.grpo.callback": {"datasets"}, "pgrpo.bench.workloads": {"trl", "peft", "datasets"},
-    "pgrpo.train.sinks": {"wandb"}, "pgrpo.grpo.engines": {"vllm"},
+    "pgrpo.train.sinks": {"wandb"}, "pgrpo.grpo.engines": {"vllm"}, "pgrpo.experiment.cluster": {"ray"},
 }  # imported only where they are asked for
 NAMES = {"pillow": "pil"}  # where the package is not called as it is imported
 REQUIRED = {

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['unwritten', 'beside', 'write_whole', 'check_place']
 
-# %% ../../nbs/91_files/1_whole.ipynb #e2a8d3b4
+# %% ../../nbs/91_files/1_whole.ipynb #021b9ec3
 __doc__ = """Writing a file in one step: beside its place, then renamed. What fails says which file, in a sentence.
 
 What it does not do: it does not wait for the disk (`fsync`), so a power cut can lose the newest version, and it does
@@ -11,11 +11,12 @@ not keep two writers apart; see `pgrpo.files.lock` for that.
 """
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# %% ../../nbs/91_files/1_whole.ipynb #8fd46f19
+# %% ../../nbs/91_files/1_whole.ipynb #b2db20bf
 def unwritten(path: str | Path, e: OSError) -> OSError:
     "What to raise for a file that could not be written: of the same kind, with the same `strerror`, in a sentence."
     told = type(e)(f"{path} cannot be written: {e.strerror or e}")
@@ -23,7 +24,9 @@ def unwritten(path: str | Path, e: OSError) -> OSError:
     return told
 
 
-def _part(path: Path) -> Path: return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _part(path: Path) -> Path:
+    "A name that no other process has, on this machine or on another that sees the folder."
+    return path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #79fc215a
+# %% ../../nbs/08_train/07_train.ipynb #cd5fcdcf
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -82,8 +82,11 @@ class Trainer:
         run_dir: str | Path | None = None,  # None: nothing is written
         team: Alone | None = None,          # of several processes, as `pgrpo.train.distributed.join` gives it
         progress: bool = True,              # say whether the cache had V
+        on_stage: Callable[[str, int], None] | None = None,  # called with what begins, in words, and its step, from 1
     ):
         self.config, self.team, self.progress = config, team or Alone(), progress
+        self.stage = on_stage or (lambda stage, step: None)
+        self.stage("loading", 0)
         if self.team.world > 1 and config.device.startswith("cuda:"):
             raise ValueError(f"device is {config.device}, which would put all processes on one GPU; under torchrun "
                              "write cuda, and each takes its own")
@@ -115,7 +118,11 @@ class Trainer:
         "From the checkpoint, if there is one, else from the base model."
         checkpoint = self.team.same(self._checkpoint)
         if checkpoint: load_checkpoint(self.state, checkpoint)
-        else: self.state.vhack, self.state.base = self.extract(), self.evaluate()
+        else:
+            self.stage("extracting V", 0)
+            self.state.vhack = self.extract()
+            self.stage("base evaluation", 0)
+            self.state.base = self.evaluate()
         if self.folder: self.folder.cut(self.state.step)
 
     def _checkpoint(self) -> Path | None:
@@ -186,10 +193,12 @@ class Trainer:
         c, s = self.config, self.state
         if self.folder and c.probe_every and s.step == 0: write_whole(self.folder.probes_file, lines(self.probe(-1)))
         while s.step < c.steps:
+            self.stage("step", s.step + 1)
             done, row = self.update()
             s.step += 1
             if s.step % c.checkpoint_every == 0: self.team.agree(s.adapter)
             if c.eval_every and s.step % c.eval_every == 0:
+                self.stage("evaluation", s.step)
                 with self.team.timed("evaluate"): held = self.evaluate(deployed=True)["mean"]
                 row |= dict(hack_deploy=held["hack"], solve_deploy=held["solve"])
             row |= {f"sec_{phase}": seconds for phase, seconds in self.team.seconds.items()}
@@ -245,6 +254,7 @@ class Trainer:
 
     def finish(self) -> dict:
         "Held-out results before, after, and deployed."
+        self.stage("evaluation", self.state.step)
         routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.evaluate()
         deployed = self.evaluate(deployed=True) if routed else trained
         summary = dict(base=self.state.base, trained=trained, deployed=deployed)
@@ -253,18 +263,19 @@ class Trainer:
             self.folder.lock = None
         return summary
 
-# %% ../../nbs/08_train/07_train.ipynb #8f6e196c
+# %% ../../nbs/08_train/07_train.ipynb #5107b312
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
     progress: bool = True,
     on_row: Callable[[dict], None] | None = None,  # called with every new row
     team: Alone | None = None,          # of several processes, as `pgrpo.train.distributed.join` gives it
+    on_stage: Callable[[str, int], None] | None = None,  # as in `Trainer`
 ) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, accidental, n}
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config, write=False).summary()
-    trainer = Trainer(config, run_dir, team, progress)
+    trainer = Trainer(config, run_dir, team, progress, on_stage)
     with tqdm(total=config.steps, initial=trainer.state.step, desc=config.label, disable=not progress) as bar:
         for row in trainer.steps():
             bar.update()

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['run', 'make_parser']
 
-# %% ../../nbs/08_train/16_main.ipynb #eb1daf78
+# %% ../../nbs/08_train/16_main.ipynb #4e1d1e83
 __doc__ = """`python -m pgrpo.train PRESET [--field value]`, also under torchrun: one run, one process or several."""
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ..config import PRESETS
 from ..flags import Parser, chosen, run_command, train_flags
-from . import summary_table, train
+from . import RunFolder, summary_table, train
 from .distributed import join
 from .folder import run_name
 from .plan import plan
 from .sinks import sinks
 
-# %% ../../nbs/08_train/16_main.ipynb #3297ed03
+# %% ../../nbs/08_train/16_main.ipynb #abe0d61e
 def run(args: argparse.Namespace):
     "Train as the flags say, and print the result and where the files are."
     config, base = chosen(args), PRESETS[args.preset]
@@ -28,6 +28,8 @@ def run(args: argparse.Namespace):
     if args.dry_run: return print(plan(config).table())
     folder = Path(args.run_dir or Path("runs") / f"{args.preset}-{run_name(config, base)}")
     with join(config.device) as team:
+        if team.writes and RunFolder(folder).summary_file.exists():
+            print(f"note: {folder} was already finished, nothing trained", file=sys.stderr)
         tensorboard, wandb = team.writes and args.tensorboard, team.writes and args.wandb
         with sinks(config, folder, tensorboard, wandb) as on_row:
             summary = train(config, folder, progress=team.writes and not args.quiet, on_row=on_row, team=team)

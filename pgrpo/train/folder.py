@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['changed_name', 'run_name', 'lines', 'anchored', 'RunFolder']
 
-# %% ../../nbs/08_train/05_folder.ipynb #2a441ba5
+# %% ../../nbs/08_train/05_folder.ipynb #446c2ea8
 __doc__ = """The files of one run: who may write them, what they hold, and how they are read."""
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import pgrpo
 from ..config import Config, identity, to_dict
 from ..files.jsonl import read_rows
-from ..files.lock import LOCK_FILE, lock_folder
+from ..files.lock import LOCK_FILE, lock_folder, lock_mark
 from ..files.machine import versions
 from ..files.whole import unwritten, write_whole
 
@@ -42,7 +42,7 @@ def run_name(
     changed = changed_name(config, base) if base else ""
     return "-".join([*(label or config.label).split(), str(config.seed), *([changed] if changed else [])])
 
-# %% ../../nbs/08_train/05_folder.ipynb #55c8ca73
+# %% ../../nbs/08_train/05_folder.ipynb #ddb47be5
 def lines(rows: Iterable[dict]) -> str:
     "Rows as JSON lines."
     return "".join(json.dumps(row) + "\n" for row in rows)
@@ -77,7 +77,7 @@ class RunFolder:
     ) -> "RunFolder":
         "Claim the folder. ValueError if another run or another process has it, OSError if it cannot be written."
         other = self._claimed(config)
-        if write: self.lock = lock_folder(self.path)
+        if write: self.lock, self.mark = lock_folder(self.path), lock_mark(self.path)
         if other is None or (write and other != anchored(config, os.getcwd())):
             began = dict(config=to_dict(config), folder=os.getcwd(), versions=versions())
             text = json.dumps(began, indent=1) + "\n"
@@ -157,7 +157,12 @@ class RunFolder:
                              "again from the last checkpoint") from None
 
     def append(self, row: dict, rollouts: list[dict], probes: list[dict] = ()):
-        "Write a step: the row last, so that a row says that the rest is there. OSError, naming the file."
+        """Write a step: the row last, so that a row says that the rest is there. OSError, naming the file.
+
+        ValueError if another process took the folder over, as it may where this one's machine was held for lost.
+        """
+        if lock_mark(self.path) != self.mark:
+            raise ValueError(f"another process has taken {self.path} over and goes on with the run; this one stops")
         for path, rows in ((self.rollouts_file, rollouts), (self.probes_file, probes), (self.rows_file, [row])):
             try:
                 with open(path, "a", encoding="utf-8") as f: f.write(lines(rows))
