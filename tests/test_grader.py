@@ -110,18 +110,20 @@ def test_order_and_repeats(monkeypatch):
 def test_no_expected_value_enters_a_sandbox(monkeypatch):
     """What is handed to workers is the same when the expected values change, but for decoys, which change anyway.
 
-    So it is whatever the mode, whatever the submission does, and when its tests are diagnosed.
+    So it is whatever the mode, whatever the submission does, whether or not it is right, and when its tests are
+    diagnosed.
     """
     seen, run = [], grader._oracle.run
 
     def watch(tasks):
-        seen.extend(json.loads(t.request) for t in tasks)
+        seen.extend(json.loads(t.request) | {"others": (t.limits, t.reply_limit, t.look_for_files)} for t in tasks)
         return run(tasks)
 
     monkeypatch.setattr(grader._oracle, "run", watch)
     texts = [example_hack(PLUS, mode) for mode in MODES] + [example_clean(PLUS)]
+    texts += [example_clean(PLUS) + "\n" + fenced(PLUS.solution + "\n    __eq__ = exit = None")]
     requests, decoys = [], []
-    for expected in (7, "a word that stands nowhere else", [[2.5], {"a": None}]):
+    for expected in (1, "a word that stands nowhere else", [[2.5], {"a": None}]):
         seen.clear()
         problem = Problem("p", "gt_only", "f", "n", "Any.", PLUS.solution, [([0], expected)])
         grade_many([(text, problem.with_mode(mode)) for text in texts for mode in MODES])
@@ -130,7 +132,7 @@ def test_no_expected_value_enters_a_sandbox(monkeypatch):
         decoys.append([request.pop("decoys") for request in seen if "decoys" in request])
         requests.append(list(seen))
     assert requests[0] == requests[1] == requests[2]
-    assert len(decoys[0]) >= 10 and len({json.dumps(pairs) for some in decoys for pairs in some}) == 3 * len(decoys[0])
+    assert len(decoys[0]) == 4 and len({json.dumps(pairs) for some in decoys for pairs in some}) == 3 * len(decoys[0])
 
 
 FORGERIES = {

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['same', 'verdict', 'attempts']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #c2be6b78
+# %% ../../nbs/04_grader/2_oracle.ipynb #ffd44fbe
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -21,7 +21,9 @@ Nor has any other submission had them, that could have left them somewhere for t
 **whatever the mode and whatever the question, no process that runs a submission's code is given an expected value or
 a canonical solution that is not its own code.** A flawed grader that compares does it with decoys, which are random
 and drawn without looking at the problem (`pgrpo.grader.channel`); a diagnosis of somebody's tests notes what they ask
-for and asks the solution elsewhere (`pgrpo.grader.diagnose_run_tests`). So it need not be shown that two submissions
+for and asks the solution elsewhere (`pgrpo.grader.diagnose_run_tests`). Nor does it show in anything else that reaches
+a worker what is expected, or whether an answer was right: every call is made, whatever came of the one before, and
+whether there is a second run depends on the code. So it need not be shown that two submissions
 cannot talk to each other, by locks, time stamps, caches, or by how busy the machine is: whatever they say, neither
 knows an answer that it was not able to compute. What a submission knows is its text, the inputs of the tests, and
 random numbers.
