@@ -71,7 +71,8 @@ def main(n: int) -> int:
             grade_many(submissions(GRAIN, done))
             done += GRAIN
         rows.append({"gradings": done, "a second": round(done / (time.monotonic() - started)), **state()})
-        text = table(list(rows[0]), [[f"{v:.1f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows])
+        shown = [[f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        text = table(list(rows[0]), shown)
         print("\n".join(text.split("\n")[-1 if len(rows) > 1 else 0:]), flush=True)
     first, last = rows[0], rows[-1]
     grown = [name for name in first if "MiB" in name and last[name] > first[name] + GROWTH]
