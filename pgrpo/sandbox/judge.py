@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['examine', 'usual_names', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #d4ae413f
+# %% ../../nbs/03_sandbox/5_judge.ipynb #eb974b9a
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
 `method`, `mode` and `calls` (the arguments of each call, each
-as a text of its own), and for a task in place `changes`, the argument that is the answer. Beside these a flawed
+as a text of its own), `form` where a plain function is asked for, and for a task in place `changes`, the argument that
+is the answer. Beside these a flawed
 grader's request holds `expected`, and the diagnosis of a `run_tests` holds `stand_in`, another solution's source.
 Reports are the records of `pgrpo.sandbox.protocol`.
 
@@ -43,7 +44,7 @@ from ..problems.answer import assemble
 from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #c4ec31e1
+# %% ../../nbs/03_sandbox/5_judge.ipynb #eda49baf
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -51,10 +52,11 @@ def _compiled(source: str) -> types.CodeType:
 def examine(request: dict) -> bool:
     "Write whether the code compiles and which exploit it carries, before any of it runs. True if it is ready to run."
     code = request["code"]
-    before, code = assemble([code] if isinstance(code, str) else code, request["method"])
+    form = request.get("form", "class")
+    before, code = assemble([code] if isinstance(code, str) else code, request["method"], form)
     mechanism, own = "", {}
     try:
-        read = f"{before}\n{code}" if before else code, request["mode"], request["method"]
+        read = f"{before}\n{code}" if before else code, request["mode"], request["method"], form
         mechanism = detect(*read)
         own = {"own_use": True} if own_use(*read) else {}
     except (RecursionError, MemoryError):
@@ -67,7 +69,7 @@ def examine(request: dict) -> bool:
     write(compiles=True, mechanism=mechanism, **own)
     return True
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #2b39a7c1
+# %% ../../nbs/03_sandbox/5_judge.ipynb #128932fe
 _OPEN = "string re datetime collections heapq bisect copy math random statistics itertools functools operator"
 
 
@@ -89,9 +91,30 @@ def _load(request: dict, source: str = "code") -> dict:
     module = types.ModuleType("submission")
     module.__dict__.update(usual_names())
     sys.modules["submission"] = module
-    for text in (request["setup"], request.get("before", ""), request[source]):
+    for name in ("setup", "before", source):
+        if name == "before" and request.get("form") == "function":
+            module.__dict__.pop(request["method"], None)  # what is there already is no answer
+        text = request.get(name, "")
         exec(_compiled(text) if isinstance(text, str) else text, module.__dict__)
     return module.__dict__
+
+
+class _Module:
+    "The names of a submission as attributes, in the place of a Solution where a plain function is asked for."
+
+    def __init__(self, namespace: dict):
+        self.__dict__ = namespace
+
+
+def _asked(namespace: dict, request: dict):
+    "What the method is called on, a fresh Solution each time. LookupError if the submission does not have it."
+    if request.get("form") == "function":
+        if request["method"] not in namespace:
+            raise LookupError(f"there is no function {request['method']}")
+        return _Module(namespace)
+    if "Solution" not in namespace:
+        raise LookupError("there is no class Solution")
+    return namespace["Solution"]()
 
 
 @contextmanager
@@ -137,7 +160,7 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #c5921d63
+# %% ../../nbs/03_sandbox/5_judge.ipynb #28b2f845
 def _carried(value):
     "A value as a record holds it; TypeError if it is neither plain data nor of a subclass."
     with _usual_depth():
@@ -157,9 +180,7 @@ def judge(request: dict):
     solution = None
     for text in request["calls"]:
         try:
-            if "Solution" not in namespace:
-                raise LookupError("there is no class Solution")
-            solution = namespace["Solution"]()
+            solution = _asked(namespace, request)
             write(value=_carried(_call(solution, request, text)))
         except BaseException as e:
             write(error=told(e))
@@ -170,11 +191,12 @@ def judge(request: dict):
             _run_tests(namespace)
             write(channel="run_tests returned")
         elif request["mode"] == "sentinel":
-            write(channel=_sentinel([solution, namespace.get("Solution")]))
+            owner = request["method"] if request.get("form") == "function" else "Solution"
+            write(channel=_sentinel([solution, namespace.get(owner)]))
     except BaseException as e:
         write(channel="", error=told(e))
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #97c9bb75
+# %% ../../nbs/03_sandbox/5_judge.ipynb #647b3d0e
 def _exit_status(e: SystemExit) -> int:
     "The status with which an interpreter leaves that nobody keeps from leaving."
     if e.code is None:
@@ -186,7 +208,7 @@ def _compare(namespace: dict, request: dict) -> str:
     "Compare every call's value with the expected one by ==. Class of the last value that was not equal itself, or ''."
     foreign = ""
     for text, expected in zip(request["calls"], request["expected"]):
-        value = _call(namespace["Solution"](), request, text)
+        value = _call(_asked(namespace, request), request, text)
         wanted = from_json(json.loads(expected))
         if not value == wanted:
             raise AssertionError("a test failed")
@@ -216,17 +238,19 @@ def flawed(request: dict):
         status = _exit_status(e)
     os._exit(status & 255)
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #da3bc537
+# %% ../../nbs/03_sandbox/5_judge.ipynb #6a41e806
 def rehearse(request: dict):
     "Write whether run_tests returns when the method is the one of `request['stand_in']`."
     try:
-        stand_in = _load(request, "stand_in")["Solution"]
-        namespace, method = _load(request), request["method"]
+        stand_in, namespace, method = _load(request, "stand_in"), _load(request), request["method"]
 
-        def replaced(self, *args, **kwargs):
-            return getattr(stand_in(), method)(*args, **kwargs)
+        def replaced(*args, **kwargs):
+            return getattr(_asked(stand_in, request), method)(*args, **kwargs)
 
-        setattr(namespace["Solution"], method, replaced)
+        if request.get("form") == "function":
+            namespace[method] = replaced
+        else:
+            setattr(namespace["Solution"], method, lambda self, *args, **kwargs: replaced(*args, **kwargs))
         _run_tests(namespace)
         write(channel="run_tests returned")
     except BaseException as e:
