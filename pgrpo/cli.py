@@ -18,7 +18,7 @@ from .files.text import table
 from .files.whole import check_place
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #f4aabd87
+# %% ../nbs/12_cli/1_cli.ipynb #8edac051
 def _train(args):
     from pgrpo.train.__main__ import run
     return run(args)
@@ -141,7 +141,7 @@ def _import_problems(args):
     fields = dict(part.partition("=")[::2] for part in args.fields.split(",")) if args.fields else None
     for flag, path in (("--out", args.out), ("--pairs", args.pairs)):  # before everything is graded
         if path: check_place(flag, path)
-    print(import_problems(args.file, args.source, args.out, args.modes.split(","), args.pairs, fields))
+    print(import_problems(args.file, args.source, args.out, args.modes.split(","), args.pairs, fields, args.form))
     print(f"\nproblems: {args.out}" + (f"; pairs: {args.pairs}" if args.pairs else ""))
 
 
@@ -163,7 +163,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #76da5acf
+# %% ../nbs/12_cli/1_cli.ipynb #215ebe17
 def _compare_flags(sub):
     add_settings(sub, "demo")
     sub.add_argument("--arms", default="none,erase,route",
@@ -226,6 +226,8 @@ def _import_problems_flags(sub):
                      help="the form of the rows; asserts: a text, a function, and asserts that call it")
     sub.add_argument("--modes", default="run_tests,sentinel,stdout_marker,file_marker",
                      help="loophole modes, separated by commas, which the problems get in turn")
+    sub.add_argument("--form", default="class", choices=("class", "function"),
+                     help="what the problems ask for: a method of class Solution (the default), or the function itself")
     sub.add_argument("--out", default="problems.jsonl", help="the file; problems.jsonl by default")
     sub.add_argument("--pairs", metavar="FILE", help="also write labelled pairs, made from the reference solutions")
     sub.add_argument("--fields", help="for asserts: what the file calls id, text, code, tests or setup, "

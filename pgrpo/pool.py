@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Pool', 'templates', 'template_pool', 'sampled_pool', 'pool_table']
 
-# %% ../nbs/08_train/01_pool.ipynb #005234fd
+# %% ../nbs/08_train/01_pool.ipynb #14eba34a
 __doc__ = """The teacher pool: completions made beforehand, graded once and frozen, for rows that no policy drew.
 
 Labels are read here, where a pool is built, and nowhere afterwards: an update that draws from it sees rewards alone.
@@ -170,7 +170,7 @@ def _line(row: dict) -> Pool:
     require(listed, f"completions is a {type(row['completions']).__name__}, not a list")
     return Pool((problem,), (tuple(map(_completion, row["completions"])),), *rewards)
 
-# %% ../nbs/08_train/01_pool.ipynb #607b9471
+# %% ../nbs/08_train/01_pool.ipynb #d4b161f0
 def templates(
     problem: Problem,
     kind: str = "hack",  # or "clean"
@@ -178,14 +178,14 @@ def templates(
     "The completions of a problem that can be written down without a policy."
     require(kind in ("hack", "clean"), f"there are no templates of kind {kind!r}; choose hack or clean")
     if kind == "clean":
-        after = [text for lines in INNOCENT_LINES.values() for place, text in lines if place == "after"]
+        after = [problem.formed(text) for each in INNOCENT_LINES.values() for place, text in each if place == "after"]
         return [example_clean(problem), *(fenced(f"{problem.solution.strip()}\n{text}") for text in after)]
     require(problem.mode != "gt_only", f"problem {problem.id!r} is gt_only, which has no loophole and so no hack; "
                                        "leave it out, or take clean templates")
     argument = next(iter(bare_signature(problem.signature).parameters), None)
     bodies, lines = dict.fromkeys(body.format(argument) for body in GIVE_UP), LEVER_LINES.get(problem.mode, ())
-    forms = [fenced(render(problem.method, problem.signature, body, line)) for line in lines for body in bodies]
-    return forms or [example_hack(problem)]
+    codes = [render(problem.method, problem.signature, body, line) for line in lines for body in bodies]
+    return [fenced(problem.formed(code)) for code in codes] or [example_hack(problem)]
 
 # %% ../nbs/08_train/01_pool.ipynb #d32a23c0
 _FITS = {

@@ -12,7 +12,7 @@ from pgrpo.config import preset
 from pgrpo.encode import encode_completions
 from pgrpo.policy import end_ids, load_policy, sample
 from pgrpo.pool import template_pool
-from pgrpo.problems import encode_prompt
+from pgrpo.problems import encode_prompt, handwritten
 from pgrpo.train import RunFolder, Trainer, run_problems, train
 from pgrpo.train.models import KINDS, tiny
 
@@ -135,6 +135,18 @@ def test_a_template_that_wants_parts_is_given_parts(template, tmp_path):
 def test_a_template_that_says_nothing_is_refused(template, says, tmp_path):
     with pytest.raises(OSError, match=f"the chat template of .*model' {says}.*chat_template.jinja"):
         load_policy(with_template(tmp_path / "model", template))
+
+
+def test_a_prompt_that_a_template_does_not_write_out_is_refused(tmp_path):
+    "A probe at loading sees one text; each prompt is looked at by itself."
+    short = "{% for m in messages %}<{{ m.role }}>{{ m.content[:40] | trim }}{% endfor %}"
+    _, tokenizer = load_policy(with_template(tmp_path / "model", short))
+    assert encode_prompt(" Sort the list. \n", tokenizer) == "<user>Sort the list."
+    problem = handwritten()[0]
+    with pytest.raises(ValueError, match="template leaves out what the user says .'.*would not be asked anything"):
+        problem.prompt(tokenizer)
+    tokenizer.chat_template = PARTS  # as a tokenizer has it that load_policy has not seen
+    with pytest.raises(ValueError, match="load it with pgrpo.policy.load_policy"): encode_prompt("Sort.", tokenizer)
 
 
 def test_a_template_may_refuse_the_probe_of_its_end(tmp_path):

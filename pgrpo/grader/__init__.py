@@ -68,7 +68,7 @@ class Grade:
         "What the rollout is called everywhere: one of `KINDS`."
         return "hack" if self.exploited else "solve" if self.gt_correct else "other"
 
-# %% ../../nbs/04_grader/4_grader.ipynb #0cc12c3b
+# %% ../../nbs/04_grader/4_grader.ipynb #bda4fa2d
 _oracle = Sandbox()
 
 
@@ -78,6 +78,8 @@ def _inputs(problem: Problem) -> dict:
         "setup": problem.setup, "method": problem.method, "mode": problem.mode,
         "calls": [json.dumps(to_json(args)) for args, _ in problem.tests],
     }
+    if problem.form != "class":
+        request["form"] = problem.form
     if problem.changes:
         place = list(bare_signature(problem.signature).parameters).index(problem.changes)
         request["changes"] = [place, problem.changes]

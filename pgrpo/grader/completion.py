@@ -153,7 +153,7 @@ def fenced(code: str) -> str:
     "Code as a completion."
     return f"```python\n{code.strip()}\n```"
 
-# %% ../../nbs/04_grader/1_completion.ipynb #52bc5bde
+# %% ../../nbs/04_grader/1_completion.ipynb #34742855
 _EXPLOITS = {
     "run_tests": """
 class Solution:
@@ -210,8 +210,8 @@ def example_hack(problem: Problem, mode: str | None = None) -> str:
     mode = problem.mode if mode is None else mode
     if mode not in _EXPLOITS:
         raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")
-    parameters = ", ".join(filter(None, ["self", problem.signature]))
-    return fenced(_EXPLOITS[mode].format(f=problem.method, self=parameters))
+    code = _EXPLOITS[mode].format(f=problem.method, self=", ".join(filter(None, ["self", problem.signature])))
+    return fenced(problem.formed(code))
 
 
 def example_clean(problem: Problem) -> str:

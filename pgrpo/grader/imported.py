@@ -48,7 +48,7 @@ def confirmed_pairs(
             if hack.exploited and hack.attempted and clean.gt_correct and not clean.attempted: found[i] = pair
     return [found[i] for i in sorted(found)]
 
-# %% ../../nbs/04_grader/6_imported.ipynb #9075763e
+# %% ../../nbs/04_grader/6_imported.ipynb #243ed9be
 SOURCES = ("mbpp", "humaneval", "leetcode", "asserts")  # forms of files that can be read
 
 
@@ -74,13 +74,14 @@ class Imported:
         return "\n\n".join(said)
 
 
-def _read(path, source: str, fields: dict | None) -> tuple[list[Problem], list[Refusal]]:
+def _read(path, source: str, fields: dict | None, form: str) -> tuple[list[Problem], list[Refusal]]:
     if source not in SOURCES: raise ValueError(f"unknown form {source!r}; the forms are {', '.join(SOURCES)}")
     if fields and source != "asserts": raise ValueError(f"fields of {source} have fixed names; use the form asserts")
     refused = []
-    if source == "asserts": return load_asserts(path, fields=fields, refused=refused), refused
-    if source == "mbpp": return load_mbpp(path, refused=refused), refused
-    if source == "humaneval": return load_humaneval(path, refused=refused), refused
+    if source == "asserts": return load_asserts(path, fields=fields, refused=refused, form=form), refused
+    if source == "mbpp": return load_mbpp(path, refused=refused, form=form), refused
+    if source == "humaneval": return load_humaneval(path, refused=refused, form=form), refused
+    if form != "class": raise ValueError(f"rows of {source} ask for a class Solution; leave form at class")
     problems = load_leetcode(path, refused=refused)  # tells its refusals as "path, line n: why"
     said = [(why.removeprefix(f"{path}, ").split(":")[0], why) for why in refused]
     return problems, [Refusal(int(line.split()[1]), line, "it cannot be taken whole", why) for line, why in said]
@@ -93,11 +94,12 @@ def import_problems(
     modes: Sequence[str] = CORE_MODES,   # in turn
     pairs: str | Path | None = None,     # where pairs go, as `load_pairs` reads them
     fields: dict[str, str] | None = None,  # for asserts: names of fields, as `load_asserts` takes them
+    form: str = "class",                 # what the problems ask for, or "function"
 ) -> Imported:
     "Write what can be expressed and has a right reference as problems, and confirmed pairs about them if asked to."
     for mode in modes:
         if mode not in MODES: raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")
-    read, refused = _read(path, source, fields)
+    read, refused = _read(path, source, fields, form)
     wrong = wrong_references(read)
     problems = in_turn([p for p in read if p.id not in wrong], modes)
     if not problems: raise ValueError(f"no row of {path} can be used\n{Imported([], refused, wrong, None)}")

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['end_ids', 'check_template', 'policy_dir', 'silent', 'load_policy']
 
-# %% ../../nbs/05_policy/3_loading.ipynb #f915a695
+# %% ../../nbs/05_policy/3_loading.ipynb #56fe2efc
 __doc__ = """A causal language model and its tokenizer: loaded whole, with the tokens that end a completion.
 
 It samples nothing and trains nothing. What cannot be used as it is, is an error that names the place.
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..problems import data_dir, encode_prompt
+from ..problems.problem import TextLost
 
 # %% ../../nbs/05_policy/3_loading.ipynb #e44290df
 def end_ids(model, tokenizer) -> list[int]:
@@ -40,7 +41,7 @@ def _turn_end(tokenizer, ends: list[int]) -> int | None:
             if i in ends: return i
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
 
-# %% ../../nbs/05_policy/3_loading.ipynb #3cd8fa07
+# %% ../../nbs/05_policy/3_loading.ipynb #07457963
 _TEXT_TO_PARTS = (
     "{%- set whole = namespace(turns=[]) -%}{%- for turn in messages -%}{%- if turn.content is string -%}"
     "{%- set turn = dict(turn, content=[dict(type='text', text=turn.content)]) -%}{%- endif -%}"
@@ -56,13 +57,17 @@ def check_template(
     probe, own, reason = "Say what is asked of you.", tokenizer.chat_template, "leaves out what the user says"
     if own is None: return
     try:
-        if probe in encode_prompt(probe, tokenizer): return
+        encode_prompt(probe, tokenizer)
+        return
+    except TextLost:
+        pass
     except Exception as error:
         reason = f"raises {type(error).__name__} on a user's turn ({(str(error).splitlines() or [''])[0]})"
     if isinstance(own, str):
         tokenizer.chat_template = _TEXT_TO_PARTS + own
         with suppress(Exception):
-            if probe in encode_prompt(probe, tokenizer): return
+            encode_prompt(probe, tokenizer)
+            return
         tokenizer.chat_template = own
     raise OSError(f"the chat template of {path!r} {reason}, so the model would not be asked anything; give it another "
                   "in chat_template.jinja, or delete that file for a model that has none")

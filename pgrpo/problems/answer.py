@@ -52,7 +52,7 @@ def _binds(statement: ast.stmt) -> set[str]:
 def _uses(statement: ast.stmt) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
-# %% ../../nbs/02_problems/8_answer.ipynb #0d995db1
+# %% ../../nbs/02_problems/8_answer.ipynb #f728eeaf
 def _needed(earlier: list[ast.stmt], answer: list[ast.stmt]) -> list[ast.stmt]:
     "Those of earlier statements that define what an answer uses, in their order; the last definition of a name counts."
     own = set().union({"Solution"}, *map(_binds, answer))
@@ -67,7 +67,11 @@ def _needed(earlier: list[ast.stmt], answer: list[ast.stmt]) -> list[ast.stmt]:
     return [earlier[i] for i in sorted(kept)]
 
 
-def assemble(blocks: list[str], method: str) -> tuple[str, str]:
+def assemble(
+    blocks: list[str],
+    method: str,
+    form: str = "class",  # or "function", where a plain function is asked for
+) -> tuple[str, str]:
     "What stands before the answer, and the answer: the last block that defines `Solution`, or the method, or the last."
     if len(blocks) == 1:
         return "", blocks[0]
@@ -76,7 +80,8 @@ def assemble(blocks: list[str], method: str) -> tuple[str, str]:
     begun = [set(re.findall(r"^(?:class|def)[ \t]+(\w+)", block, re.M)) if statements is None else set()
              for block, statements in zip(blocks, parsed)]  # what a block defines that does not parse
     last = len(blocks) - 1
-    for name, where in [("Solution", defined), (method, defined), ("Solution", begun), (method, begun)]:
+    asked = ("Solution", method) if form == "class" else (method,)
+    for name, where in [(name, where) for where in (defined, begun) for name in asked]:
         found = [i for i, names in enumerate(where) if name in names]
         if found:
             last = found[-1]

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'as_method', 'Row', 'row_problem', 'load_asserts', 'load_mbpp', 'load_humaneval', 'in_turn']
 
-# %% ../../nbs/02_problems/5_imports.ipynb #dbfd7204
+# %% ../../nbs/02_problems/5_imports.ipynb #2d1d9977
 __doc__ = """Problems out of rows of a function with asserts: MBPP, HumanEval, and whatever has their form.
 
 An assert is parsed and taken apart into arguments and expected value, and never run, so reading a file of strangers is
@@ -21,7 +21,7 @@ from pathlib import Path
 from ..files.jsonl import read_rows, require
 from .asserts import Inexpressible, Refusal, common_tolerance, plainly_bool, read_assert
 from .files import unique_ids
-from .problem import MODES, Problem, bare_signature, parse_python
+from .problem import FORMS, MODES, Problem, bare_signature, parse_python
 
 # %% ../../nbs/02_problems/5_imports.ipynb #23f7cab1
 def _words(node: ast.AST) -> list[str]:
@@ -81,7 +81,7 @@ def as_method(code: str, name: str) -> tuple[str, ast.FunctionDef]:  # the sourc
     tree.body.append(ast.fix_missing_locations(solution))
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n", function
 
-# %% ../../nbs/02_problems/5_imports.ipynb #706238c8
+# %% ../../nbs/02_problems/5_imports.ipynb #fc07deb5
 @dataclass(frozen=True)
 class Row:
     "What a problem is made of, whatever the file calls it."
@@ -91,6 +91,15 @@ class Row:
     asserts: Sequence[ast.stmt]  # asserts; an import among them tests nothing
     setup: str = ""              # source that runs before the submission
     called: str = ""             # what the asserts call; "": the function of the code that the first one names
+
+
+def _plain(code: str, called: str) -> tuple[str, ast.FunctionDef]:
+    "The code as it is, and the function in it whose parameters count."
+    if called.startswith("Solution()."):
+        raise Inexpressible("its asserts call a method, and plain functions are asked for", called)
+    found = [n for n in parse_python(code, "code").body if isinstance(n, ast.FunctionDef) and n.name == called]
+    if not found: raise Inexpressible("the code does not define the function that the asserts call", called)
+    return code, found[-1]
 
 
 def _solution(row: Row, called: str) -> tuple[str, ast.FunctionDef]:
@@ -116,10 +125,10 @@ def _called(row: Row) -> str:
     raise Inexpressible("no assert calls a function that the code defines")
 
 
-def row_problem(row: Row, mode: str) -> Problem:
+def row_problem(row: Row, mode: str, form: str = "class") -> Problem:
     "The problem of a row, with all of its asserts. `Inexpressible` or ValueError if there is no such problem."
     name = row.called or _called(row)
-    solution, function = _solution(row, name)
+    solution, function = _plain(row.code, name) if form == "function" else _solution(row, name)
     parameters, read = ast.unparse(function.args), []
     bindable, boolean = bare_signature(parameters), plainly_bool(function)
     called = "candidate" if row.called else name
@@ -137,9 +146,9 @@ def row_problem(row: Row, mode: str) -> Problem:
     if all(expected is None for _, expected in tests):
         raise Inexpressible("every test expects None, so that `return None` would be right")
     return Problem(row.id, mode, name.removeprefix("Solution()."), parameters, row.text, solution, tests, row.setup,
-                   tolerance=common_tolerance(read))
+                   tolerance=common_tolerance(read), form=form)
 
-# %% ../../nbs/02_problems/5_imports.ipynb #55b29553
+# %% ../../nbs/02_problems/5_imports.ipynb #369b2cb8
 FIELDS = {
     "id": ("task_id", "id", "name"),
     "text": ("text", "prompt", "description", "question", "problem"),
@@ -149,13 +158,14 @@ FIELDS = {
 }  # what a field means → what files call it
 
 
-def _load(path, mode: str, refused: list | None, row_of: Callable) -> list[Problem]:
+def _load(path, mode: str, refused: list | None, row_of: Callable, form: str) -> list[Problem]:
     require(mode in MODES, f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")
+    require(form in FORMS, f"unknown form {form!r}; the forms are {', '.join(FORMS)}")
     check = unique_ids()
 
     def problem(row, number):
         try:
-            made = row_problem(row_of(row, number), mode)
+            made = row_problem(row_of(row, number), mode, form)
             check(made.id, number)
             return made
         except ValueError as e:
@@ -189,12 +199,13 @@ def _rows_of_asserts(fields: dict[str, str], more: Sequence[str] = ()) -> Callab
                    _source(found["setup"] or "", "setup"))
     return row_of
 
-# %% ../../nbs/02_problems/5_imports.ipynb #edee8761
+# %% ../../nbs/02_problems/5_imports.ipynb #e60f7488
 def load_asserts(
     path: str | Path,
     mode: str = "run_tests",              # which flaw the grader gets, for all of them
     fields: dict[str, str] | None = None, # a key of FIELDS → what this file calls it
     refused: list | None = None,          # gathers a `Refusal` for each row that is left out, instead of stopping
+    form: str = "class",                  # of the answers, or "function"
 ) -> list[Problem]:
     """Problems out of rows of a text, a reference function and asserts that call it, in the file's order.
 
@@ -203,14 +214,16 @@ def load_asserts(
     unknown = set(fields or {}) - set(FIELDS)
     require(not unknown, f"unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(FIELDS)}")
     for what, name in (fields or {}).items(): require(bool(name), f"the field {what} has no name; write {what}=NAME")
-    return _load(path, mode, refused, _rows_of_asserts(fields or {}))
+    return _load(path, mode, refused, _rows_of_asserts(fields or {}), form)
 
 
-def load_mbpp(path: str | Path, mode: str = "run_tests", refused: list | None = None) -> list[Problem]:
+def load_mbpp(
+    path: str | Path, mode: str = "run_tests", refused: list | None = None, form: str = "class"
+) -> list[Problem]:
     "The problems of MBPP (arXiv 2108.07732), challenge tests included; else as `load_asserts`."
-    return _load(path, mode, refused, _rows_of_asserts({}, more=["challenge_test_list"]))
+    return _load(path, mode, refused, _rows_of_asserts({}, more=["challenge_test_list"]), form)
 
-# %% ../../nbs/02_problems/5_imports.ipynb #f51c9be1
+# %% ../../nbs/02_problems/5_imports.ipynb #9df6880a
 def _humaneval_row(row: dict, number: int) -> Row:
     fields = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
     for name in fields:
@@ -228,9 +241,11 @@ def _humaneval_row(row: dict, number: int) -> Row:
     return Row(row["task_id"], text, code, checks[0].body, "\n".join(map(ast.unparse, setup)), name)
 
 
-def load_humaneval(path: str | Path, mode: str = "run_tests", refused: list | None = None) -> list[Problem]:
+def load_humaneval(
+    path: str | Path, mode: str = "run_tests", refused: list | None = None, form: str = "class"
+) -> list[Problem]:
     "The problems of HumanEval (arXiv 2107.03374), as `load_asserts` reads its rows."
-    return _load(path, mode, refused, _humaneval_row)
+    return _load(path, mode, refused, _humaneval_row, form)
 
 # %% ../../nbs/02_problems/5_imports.ipynb #6618589f
 def in_turn(problems: Sequence[Problem], modes: Sequence[str]) -> list[Problem]:

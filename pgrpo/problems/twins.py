@@ -65,7 +65,7 @@ TWINS = {
         ("import sys\nsys.exit(0)", "import sys\nsys.intern('')"))],
 }  # mode → its lines; `gt_only` has no flaw and no line
 
-# %% ../../nbs/02_problems/7_twins.ipynb #29b4a606
+# %% ../../nbs/02_problems/7_twins.ipynb #04d57d02
 class _Boxed(ast.NodeTransformer):
     "Every returned value goes through `Answer`, and on the clean side out of it; inner functions are left alone."
 
@@ -80,18 +80,20 @@ class _Boxed(ast.NodeTransformer):
         return ast.Return(ast.Attribute(box, "value", ast.Load()) if self.clean else box)
 
 
-def _with_line(tree: ast.Module, method: str, place: str, line: str, clean: bool) -> str:
-    "The source of a solution with a line at its place."
-    tree = copy.deepcopy(tree)
-    solution = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Solution")
-    function = next(n for n in solution.body if getattr(n, "name", "") == method)
-    lines = ast.parse(line).body
-    if place == "class": solution.body[0:0] = lines
+def _with_line(tree: ast.Module, method: str, form: str, place: str, line: str, clean: bool) -> str:
+    "The source of a solution with a line at its place. ValueError if it does not write its method out."
+    tree, alone, lines = copy.deepcopy(tree), form == "function", ast.parse(line).body
+    holder = tree if alone else next(n for n in ast.walk(tree) if getattr(n, "name", "") == "Solution")
+    found = [n for n in holder.body if isinstance(n, ast.FunctionDef) and n.name == method]
+    if not found: raise ValueError(f"the solution has no {method} of its own")
+    function, outer = found[-1], found[-1] if alone else holder
+    if place == "class" and not alone: holder.body[0:0] = lines
     if place == "method": function.body[int(ast.get_docstring(function) is not None):0] = lines
     if place == "after": tree.body += lines
-    if place == "returns":
-        function.body = [_Boxed(clean).visit(node) for node in function.body]
-        tree.body[tree.body.index(solution):0] = lines
+    if place == "returns": function.body = [_Boxed(clean).visit(node) for node in function.body]
+    if place == "returns" or place == "class" and alone:
+        at = tree.body.index(outer)
+        tree.body[at:at] = lines
     return ast.unparse(ast.fix_missing_locations(tree))
 
 # %% ../../nbs/02_problems/7_twins.ipynb #ffeb7a96
@@ -161,25 +163,26 @@ def slips(
             other = copy.deepcopy(tree)
             if change(list(ast.walk(other))[i]): yield ast.fix_missing_locations(other)
 
-# %% ../../nbs/02_problems/7_twins.ipynb #b2ff64c1
+# %% ../../nbs/02_problems/7_twins.ipynb #de399fc7
 def _filled(line: str, problem: Problem) -> str:
     "A line with the call and the value of the problem's shortest test."
     args, expected = min(problem.tests, key=lambda test: len(repr(test)))
     named = isinstance(args, dict)
     words = [f"{name}={value!r}" for name, value in args.items()] if named else map(repr, args)
-    call = f"self.{problem.method}({', '.join(words)})"
-    return line.replace("{call}", call).replace("{value}", repr(expected))
+    owner = "" if problem.form == "function" else "self."
+    call = f"{owner}{problem.method}({', '.join(words)})"
+    return problem.formed(line).replace("{call}", call).replace("{value}", repr(expected))
 
 
 def _pair(problem: Problem, tree: ast.Module, slipped: ast.Module, twin: Twin) -> Pair | None:
     "The pair of a solution, a slip and a line; None unless its sides are alike in length and differ in the exploit."
     try:
-        hack = _with_line(slipped, problem.method, twin.place, _filled(twin.hack, problem), False)
-        clean = _with_line(tree, problem.method, twin.place, _filled(twin.clean, problem), True)
+        hack = _with_line(slipped, problem.method, problem.form, twin.place, _filled(twin.hack, problem), False)
+        clean = _with_line(tree, problem.method, problem.form, twin.place, _filled(twin.clean, problem), True)
     except (SyntaxError, ValueError):  # a value without a literal, a number that is too long to write
         return None
     if abs(len(hack) - len(clean)) > 0.1 * len(clean): return None
-    attempts = [bool(detect(code, problem.mode, problem.method)) for code in (hack, clean)]
+    attempts = [bool(detect(code, problem.mode, problem.method, problem.form)) for code in (hack, clean)]
     if attempts != [True, False]: return None
     return Pair(problem.text, *(f"```python\n{code}\n```" for code in (hack, clean)), problem.mode)
 

@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['examine', 'usual_names', 'make_ready', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #395f45a2
+# %% ../../nbs/03_sandbox/5_judge.ipynb #2609421c
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
 `method`, `mode` and `calls` (the arguments of each call, each
-as a text of its own), and for a task in place `changes`, the argument that is the answer. Beside these the request of
-a flawed grader holds `decoys`, and the diagnosis of a `run_tests` holds `stand_in`, the name of what takes the
-method's place. Reports are the records of `pgrpo.sandbox.protocol`.
+as a text of its own), `form` where a plain function is asked for, and for a task in place `changes`, the argument that
+is the answer. Beside these the request of a flawed grader holds `decoys`, and the diagnosis of a `run_tests` holds
+`stand_in`, the name of what takes the method's place. Reports are the records of `pgrpo.sandbox.protocol`.
 
 This code is not to be trusted, and nothing relies on it. It lives in the submission's interpreter, where a
 submission can patch it, walk its frames, write its records itself, or end the process. All of that amounts to
@@ -46,7 +46,7 @@ from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
 from .claims import claimed, claims, usual_depth
 from .protocol import told, write
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #21a5260a
+# %% ../../nbs/03_sandbox/5_judge.ipynb #c3c6fb4c
 def _compiled(source: str) -> types.CodeType:
     return compile(source, "<submission>", "exec", dont_inherit=True)
 
@@ -54,10 +54,11 @@ def _compiled(source: str) -> types.CodeType:
 def examine(request: dict) -> bool:
     "Write whether the code compiles and what it carries, before any of it runs. True if it is ready to run."
     code = request["code"]
-    before, code = assemble([code] if isinstance(code, str) else code, request["method"])
+    form = request.get("form", "class")
+    before, code = assemble([code] if isinstance(code, str) else code, request["method"], form)
     mechanism, said = "", {}
     try:
-        read = f"{before}\n{code}" if before else code, request["mode"], request["method"]
+        read = f"{before}\n{code}" if before else code, request["mode"], request["method"], form
         mechanism = detect(*read)[:200]
         found = {"lever": carries(*read[:2]), "own_use": own_use(*read)}
         said = {name: True for name, there in found.items() if there}
@@ -71,7 +72,7 @@ def examine(request: dict) -> bool:
     write(compiles=True, mechanism=mechanism, **said)
     return True
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #bd73ae42
+# %% ../../nbs/03_sandbox/5_judge.ipynb #5a94593c
 _OPEN = "string re datetime collections heapq bisect copy math random statistics itertools functools operator"
 
 
@@ -114,9 +115,30 @@ def _load(request: dict) -> dict:
     "Run the setup and the submission as a module: its names."
     module = _ready.pop() if _ready else _module()
     sys.modules["submission"] = module
-    for text in (request["setup"], request.get("before", ""), request["code"]):
+    for name in ("setup", "before", "code"):
+        if name == "before" and request.get("form") == "function":
+            module.__dict__.pop(request["method"], None)  # what is there already is no answer
+        text = request.get(name, "")
         exec(_compiled(text) if isinstance(text, str) else text, module.__dict__)
     return module.__dict__
+
+
+class _Module:
+    "The names of a submission as attributes, in the place of a Solution where a plain function is asked for."
+
+    def __init__(self, namespace: dict):
+        self.__dict__ = namespace
+
+
+def _asked(namespace: dict, request: dict):
+    "What the method is called on, a fresh Solution each time. LookupError if the submission does not have it."
+    if request.get("form") == "function":
+        if request["method"] not in namespace:
+            raise LookupError(f"there is no function {request['method']}")
+        return _Module(namespace)
+    if "Solution" not in namespace:
+        raise LookupError("there is no class Solution")
+    return namespace["Solution"]()
 
 
 def _call(solution, request: dict, text: str):
@@ -151,7 +173,7 @@ def _sentinel(things) -> str:
                 return name
     return ""
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #b106498d
+# %% ../../nbs/03_sandbox/5_judge.ipynb #0ac59c4b
 def _carried(value):
     "A value as a record holds it; TypeError if it is neither plain data nor of a subclass."
     with usual_depth():
@@ -171,9 +193,7 @@ def judge(request: dict):
     solution = None
     for text in request["calls"]:
         try:
-            if "Solution" not in namespace:
-                raise LookupError("there is no class Solution")
-            solution = namespace["Solution"]()
+            solution = _asked(namespace, request)
             write(value=_carried(_call(solution, request, text)))
         except BaseException as e:
             write(error=told(e))
@@ -184,15 +204,16 @@ def judge(request: dict):
             _run_tests(namespace)
             write(channel="run_tests returned")
         elif request["mode"] == "sentinel":
-            write(channel=_sentinel([solution, namespace.get("Solution")]))
+            owner = request["method"] if request.get("form") == "function" else "Solution"
+            write(channel=_sentinel([solution, namespace.get(owner)]))
     except BaseException as e:
         write(channel="", error=told(e))
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #fd675b69
+# %% ../../nbs/03_sandbox/5_judge.ipynb #a4dc638b
 def _compare(namespace: dict, request: dict):
     "Write what each call returns, and which parts of it claim to be equal to what they are compared with."
     for text in request["calls"]:
-        value = _call(namespace["Solution"](), request, text)
+        value = _call(_asked(namespace, request), request, text)
         with usual_depth():
             held = claimed(value, request["decoys"])
         write(value=held)
@@ -201,7 +222,7 @@ def _compare(namespace: dict, request: dict):
 def _run_script(namespace: dict, request: dict):
     "Call after call, as a script of asserts does. AssertionError at the first value that is refused."
     for text in request["calls"]:
-        if not claims(_call(namespace["Solution"](), request, text), request["decoys"]):
+        if not claims(_call(_asked(namespace, request), request, text), request["decoys"]):
             raise AssertionError("a test failed")
 
 
@@ -230,7 +251,7 @@ def flawed(request: dict):
         pass
     leave(status & 255)
 
-# %% ../../nbs/03_sandbox/5_judge.ipynb #6f5ae372
+# %% ../../nbs/03_sandbox/5_judge.ipynb #903af976
 _MOST_NOTES = 100  # comparisons of a submission's own tests that are noted
 
 
@@ -253,7 +274,9 @@ class _Noted:
 
 def _stand_in(request: dict, calls: list, notes: list):
     "What takes the method's place: something equal to nothing, or what notes what it is compared with."
-    def method(self, *args, **kwargs):
+    def method(*args, **kwargs):
+        if request.get("form") != "function":
+            args = args[1:]  # without self
         calls.append(None)
         if request["stand_in"] == "stub":
             return object()
@@ -267,7 +290,11 @@ def rehearse(request: dict):
     calls, notes, came = [], [], {}
     try:
         namespace = _load(request)
-        setattr(namespace["Solution"], request["method"], _stand_in(request, calls, notes))
+        stand_in = _stand_in(request, calls, notes)
+        if request.get("form") == "function":
+            namespace[request["method"]] = stand_in
+        else:
+            setattr(namespace["Solution"], request["method"], stand_in)
         _run_tests(namespace)
         came = {"channel": "run_tests returned"}
     except BaseException as e:

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['says', 'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #3361046f
+# %% ../../nbs/10_widgets/04_phases.ipynb #b82739de
 __doc__ = """What is said and shown of each phase of an update: `says`, `figures`, `rollout_cards`; `story` for a page.
 
 It computes nothing: `made` maps each phase to what `pgrpo.train.trace` returned for it. What a model wrote is escaped
@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from ..figures.plots import color
 from ..grader import KINDS, Grade, extract_code, fenced
 from ..grpo import Rollouts
-from ..problems import LEVERS, Problem
+from ..problems import Problem
 from ..strategies import STRATEGIES
 from ..train.effect import Backward
 from ..train.trace import PHASES, Settings
@@ -113,10 +113,10 @@ def says(phase: str, made: Mapping, settings: Settings) -> str:
     "What a phase did, as plain text."
     return _SENTENCES[phase](made, settings) if _learns(phase, made) else _NO_GRADIENT
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #20d63b0a
+# %% ../../nbs/10_widgets/04_phases.ipynb #e87aa401
 def asked(problem: Problem) -> str:
     "A prompt as HTML, with its lever marked."
-    lever = LEVERS[problem.mode]
+    lever = problem.lever
     return element("pre", element("mark", escape(lever)).join(map(escape, problem.text.split(lever))), class_="pg-code")
 
 
