@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pgrpo.grader import fenced, grade_many
-from pgrpo.grader.imported import SOURCES, confirmed_pairs, import_problems, wrong_references
+from pgrpo.grader.check import faults
+from pgrpo.grader.imported import SOURCES, confirmed_pairs, import_problems
 from pgrpo.problems import CORE_MODES, handwritten, load_asserts, load_humaneval, load_mbpp, load_pairs, load_problems
 from pgrpo.problems.asserts import Inexpressible, plain_value, refusals_table
 from pgrpo.problems.imports import as_method, in_turn
@@ -199,7 +200,7 @@ def test_ends_of_lines_fields_and_ids(tmp_path):
     add, one = load_asserts(file, fields={"text": "question", "code": "answer"})
     assert (add.id, add.signature, add.description, len(add.tests)) == (1, "a, b", "Add.", 2)
     assert (one.id, one.method, one.signature) == (2, "one", "n")
-    assert wrong_references([add, one]) == {}
+    assert faults([add, one]) == {}
     with pytest.raises(ValueError, match="line 1: it has no code: none of code, solution"): load_asserts(file)
     with pytest.raises(ValueError, match="unknown field task; the fields are id, text"):
         load_asserts(file, fields={"task": "q"})
@@ -227,7 +228,7 @@ def test_humaneval(tmp_path):
     made, = load_humaneval(write(tmp_path / "rows.jsonl", HUMAN, loop), refused=refused)
     assert made.description.startswith("Return every number doubled") and len(made.tests) == 2
     assert "def one" in made.setup and "def twice" not in made.setup
-    assert wrong_references([made]) == {} and [r.kind for r in refused] == ["a test is no assert"]
+    assert faults([made]) == {} and [r.kind for r in refused] == ["a test is no assert"]
     answer = "class Solution:\n    def twice(self, xs: List[int]):\n        return [x * (one() + 1) for x in xs]"
     assert grade_many([(fenced(answer), made)])[0].gt_correct
 
@@ -272,6 +273,14 @@ def test_a_file_becomes_files(tmp_path):
     with pytest.raises(ValueError, match="no row of .* can be used"):
         import_problems(write(tmp_path / "none.jsonl", rows[-1]), "mbpp", out)
     assert set(SOURCES) == {"mbpp", "humaneval", "leetcode", "asserts"}
+
+
+def test_rows_that_no_run_would_take_are_left_out(tmp_path):
+    rows = [row(1, "def f(n):\n    return None", "assert f(1) == None"),
+            row(2, "def f(n):\n    return n", "assert f(1) == 1")]
+    made = import_problems(write(tmp_path / "rows.jsonl", *rows), "mbpp", tmp_path / "problems.jsonl", ["sentinel"])
+    assert [p.id for p in made.problems] == [2] and {1} == set(made.wrong) | {r.id for r in made.refused}
+    assert faults(load_problems(tmp_path / "problems.jsonl")) == {}
 
 
 def test_a_value_too_long_to_write_costs_a_pair_and_no_more(tmp_path):
@@ -324,7 +333,7 @@ def test_mbpp_is_read_whole(mbpp):
 
 def test_mbpp_references_are_right_and_nothing_is_not(mbpp):
     problems, _ = mbpp
-    assert wrong_references(problems) == {}  # in a run's own limits
+    assert faults(problems) == {}  # in a run's own limits
     grades = grade_many([(fenced(NOTHING.format(p.method)), p) for p in problems])
     assert not any(g.gt_correct for g in grades)
 

@@ -208,7 +208,7 @@ def test_the_best_checkpoint_is_taken_back(place, tmp_path):
 @pytest.mark.parametrize(
     "settings, says",
     [
-        (dict(max_grad_norm=1.0), "set max_grad_norm=0"), (dict(weight_decay=0.1), "leaks what route set aside"),
+        (dict(max_grad_norm=1.0), "set max_grad_norm=0"), (dict(weight_decay=0.1), "leaks what was set aside"),
         (dict(beta=0.1, sync_ref_model=True), "set sync_ref_model=False"),
         (dict(use_transformers_continuous_batching=True, bf16=True), "set use_transformers_continuous_batching=False"),
         (dict(peft_config=LoraConfig(target_modules=["q_proj"])), "leave peft_config out"),

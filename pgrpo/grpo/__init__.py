@@ -5,7 +5,7 @@ __all__ = ['Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update', '
            'Intervention', 'Rollouts', 'advantages', 'backward', 'completion_logprobs', 'completion_window', 'generate',
            'grade_rollouts', 'intervene', 'micro_batches', 'old_logprobs', 'policy_loss', 'reward_tensor', 'split']
 
-# %% ../../nbs/07_grpo/5_update.ipynb #adef2397
+# %% ../../nbs/07_grpo/5_update.ipynb #7d310dee
 __doc__ = """One GRPO update: generate, grade, advantage, backward, project, step.
 
 The room's front: it hands on what a notebook that steps through an update needs of the modules below it.
@@ -30,7 +30,7 @@ from pgrpo.grpo.gradients import (
     old_logprobs,
     policy_loss,
 )
-from .intervention import Intervened, Intervention, intervene, settle, split, vectors
+from .intervention import Intervened, Intervention, Settled, intervene, settle, split, vectors
 from .rollouts import Rollouts, advantages, generate, grade_rollouts, reward_tensor
 from .team import Alone
 from ..problems import Problem
@@ -42,14 +42,11 @@ _all_ = [
     "old_logprobs", "policy_loss", "reward_tensor", "split",
 ]
 
-# %% ../../nbs/07_grpo/5_update.ipynb #49759392
+# %% ../../nbs/07_grpo/5_update.ipynb #b0005653
 @dataclass(frozen=True)
-class Step:
+class Step(Settled):
     "What the optimizer did."
-    update: dict[str, torch.Tensor]       # module name → (r,): Δ(δS), as applied
-    update_hack: dict[str, torch.Tensor]  # module name → (r,): Δ(δS_hack), as applied
-    grad_norm: float                      # of the gradients that it was handed, before clipping
-    cout_update: float | None             # ‖relu(V(−Δ))‖ / ‖Δ‖ of δS over all modules with a basis; None without V
+    grad_norm: float  # of the gradients that it was handed, before clipping
 
 
 def make_optimizer(
@@ -78,8 +75,7 @@ def take_step(
     norm = torch.nn.utils.clip_grad_norm_(params, max_grad_norm or float("inf")).item()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    done = settle(adapter, before, how)
-    return Step(done.update, done.update_hack, norm, done.cout)
+    return Step(**vars(settle(adapter, before, how)), grad_norm=norm)
 
 # %% ../../nbs/07_grpo/5_update.ipynb #a2791a7d
 @dataclass(frozen=True)

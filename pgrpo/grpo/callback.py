@@ -22,7 +22,7 @@ from ..grader import grade_many
 from .intervention import Intervention, intervene, settle, vectors
 from ..problems import Problem
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #7349026a
+# %% ../../nbs/07_grpo/9_callback.ipynb #694f3928
 REFUSED = {  # a setting of a trainer's that cannot be → why, and what to do
     "use_vllm": "TRL hands vLLM the model's own weights, which the vectors are not in, so every rollout would be the "
                 "base model's; set use_vllm=False",
@@ -72,10 +72,10 @@ def check_trainer(args, optimizer, adapter: Adapter):
                                  "is made, or pass optimizers=(make_optimizer(adapter, lr), None)")
         if decay[id(m.delta_s_hack)]:
             raise ValueError(f"{name}.delta_s_hack has weight decay {decay[id(m.delta_s_hack)]}, which leaks what "
-                             "route set aside back into the model; set weight_decay=0, or pass "
+                             "was set aside back into the model; set weight_decay=0, or pass "
                              "optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #2451c659
+# %% ../../nbs/07_grpo/9_callback.ipynb #fd0f2f3e
 class ProjectionCallback(TrainerCallback):
     """Measure, erase or route in a Trainer's every step.
 
@@ -140,7 +140,7 @@ class ProjectionCallback(TrainerCallback):
     @torch.no_grad()
     def on_optimizer_step(self, args, state, control, **kwargs):
         "The step is made: project it where that was asked for, and measure it."
-        self.figures[-1]["cout_update"] = settle(self.adapter, self.before, self.how).cout
+        self.figures[-1]["cout_update"] = settle(self.adapter, self.before, self.how).cout_update
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not self.figures or any(key.startswith("eval_") for key in logs): return

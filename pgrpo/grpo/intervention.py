@@ -131,13 +131,13 @@ def intervene(
     set_gradients(adapter, found)
     return found
 
-# %% ../../nbs/07_grpo/3_intervention.ipynb #5781db0a
+# %% ../../nbs/07_grpo/3_intervention.ipynb #275d7d87
 @dataclass(frozen=True)
 class Settled:
     "What became of the vectors in one step of the optimizer."
     update: dict[str, torch.Tensor]       # module name → (r,): Δ(δS), as applied
     update_hack: dict[str, torch.Tensor]  # module name → (r,): Δ(δS_hack), as applied
-    cout: float | None                    # ‖relu(V(−Δ))‖ / ‖Δ‖ of δS over all modules with a basis; None without V
+    cout_update: float | None             # ‖relu(V(−Δ))‖ / ‖Δ‖ of δS over all modules with a basis; None without V
 
 
 def vectors(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -164,12 +164,12 @@ def removed_figure(intervened, arm: str, at: str = "grad") -> go.Figure:
     ]
     return _by_module(names, traces, "What was found along V", "length of the vector")
 
-# %% ../../nbs/10_widgets/03_charts.ipynb #053385b7
-def moved_figure(effect: Effect) -> go.Figure:
+# %% ../../nbs/10_widgets/03_charts.ipynb #6f88b0c2
+def moved_figure(effect: Effect, arm: str) -> go.Figure:
     "|Δδ| of every module."
     names, hack = list(effect.step.update), norms(effect.step.update_hack)
     traces = [_bars(names, norms(effect.step.update), "δS", color("student"))]
-    if any(hack.values()): traces.append(_bars(names, hack, "δS_hack", color("route")))
+    if any(hack.values()): traces.append(_bars(names, hack, "δS_hack", color(arm)))
     return _by_module(names, traces, "How far the step moved each vector", "|Δδ|")
 
 

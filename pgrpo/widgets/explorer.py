@@ -91,7 +91,7 @@ def shares_figure(
     fig.update_xaxes(title_text="after step" if before else "step", type="category", nticks=12, tickangle=0)
     return fig.update_yaxes(title_text="share of rollouts", tickformat=".0%", range=[0, 1])
 
-# %% ../../nbs/10_widgets/10_explorer.ipynb #d93d9bc3
+# %% ../../nbs/10_widgets/10_explorer.ipynb #221018ef
 def _rollout_card(line: Mapping, title: str, same_as: str = "") -> str:
     "One completion as HTML; `same_as` takes the place of a text that was shown already."
     what = kind(line)
@@ -101,7 +101,7 @@ def _rollout_card(line: Mapping, title: str, same_as: str = "") -> str:
     if line.get("accidental"): words.append(badge("accidental", "attempted", "the lever has a use in the code"))
     if not line["format_ok"]: words.append(badge("no code", "none", line["detail"]))
     if line.get("teacher"): words.append(badge("teacher", "none", "a cached completion"))
-    if line.get("deployed"): words.append(badge("deployed", "route", "without δS_hack"))
+    if line.get("deployed"): words.append(badge("deployed", "none", "without δS_hack"))
     advantage = f", A {line['advantage']:+.2f}" if "advantage" in line else ""
     words.append(badge(f"reward {line['reward']:.2f}{advantage}"))
     text = extract_code(line["completion"])

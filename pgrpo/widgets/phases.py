@@ -166,7 +166,7 @@ def rollout_cards(tokenizer, phase: str, made: Mapping, group: int) -> str:
         each.append(card(names[b], body, _badges(known, made, b), kind))
     return asked(rollouts.problems[rows[0]]) + cards(each)
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #763760c5
+# %% ../../nbs/10_widgets/04_phases.ipynb #2e676da1
 def figures(phase: str, V: Mapping, made: Mapping, settings: Settings) -> list[go.Figure]:
     "The figures of a phase; none where there is nothing to draw."
     rollouts, arm, at = made["generate"], settings.arm, settings.at
@@ -176,7 +176,7 @@ def figures(phase: str, V: Mapping, made: Mapping, settings: Settings) -> list[g
     if phase == "backward": return [rollout_cin_figure(rollouts, made["grade"], made["backward"])]
     if phase == "project": return [cin_figure(V, made["project"], arm, at), removed_figure(made["project"], arm, at)]
     return [
-        moved_figure(made["step"]), cout_figure(V, made["project"], made["step"], arm, at),
+        moved_figure(made["step"], arm), cout_figure(V, made["project"], made["step"], arm, at),
         pairs_figure(rollouts, made["step"]), rollouts_figure(made["grade"], made["advantage"], made["step"]),
     ]
 
