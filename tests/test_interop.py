@@ -41,9 +41,9 @@ def test_bad_input_is_one_sentence(argv, says, capsys):
 
 
 def test_optional_packages_load_only_when_asked_for():
-    modules = "cli train train.sinks train.export grpo.callback bench.workloads bench.memory bench".split()
+    modules = "cli train train.sinks train.export grpo.callback bench.workloads bench.updates bench.memory bench"
     optional = {"trl", "datasets", "wandb", "tensorboard"}  # not peft: transformers loads it where there is one
-    code = f"import sys, {', '.join(f'pgrpo.{m}' for m in modules)}; print({optional} & set(sys.modules))"
+    code = f"import sys, {', '.join(f'pgrpo.{m}' for m in modules.split())}; print({optional} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 

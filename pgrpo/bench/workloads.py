@@ -2,10 +2,9 @@
 
 # %% auto #0
 __all__ = ['in_turn', 'Unmeasured', 'completions_batch', 'ours_backward', 'bases', 'hooked', 'hooks_backward', 'base_backward',
-           'forward_backward', 'Varied', 'our_update', 'trl_trainer', 'whole_updates', 'rollouts_speed',
-           'extraction_speed', 'graded_texts', 'grade_cold', 'grader_speed']
+           'forward_backward', 'extraction_speed', 'graded_texts', 'grade_cold', 'grader_speed']
 
-# %% ../../nbs/11_bench/1_workloads.ipynb #c05af139
+# %% ../../nbs/11_bench/1_workloads.ipynb #5f3a38c1
 __doc__ = """The workloads of `pgrpo bench`: each does the same work in our way and in a named other way.
 
 Every workload returns seconds of each repetition by side. It makes no ratio, asserts no speed and prints nothing. That
@@ -14,29 +13,23 @@ both sides compute the same is shown in its notebook, where one side claims to.
 
 import contextlib
 import copy
-import importlib.util
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count, islice
 
 import torch
 import torch.nn.functional as F
-from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from ..adapter import TARGETS, wrap
-from ..config import preset
+from ..adapter import wrap
 from ..encode import Encoded, encode_completions
 from ..files.machine import cores
 from ..grader import example_clean, example_hack, extract_code, grade_many
-from ..grpo import GRPOSettings, Intervention, Update, completion_window, make_optimizer, update
-from ..grpo.callback import trl_reward, trl_rows
-from ..grpo.team import Alone
+from ..grpo import completion_window
 from ..policy import load_policy
 from ..problems import CORE_MODES, Problem, handwritten
 from ..problems.generator import generated_pairs, generated_problems
@@ -145,100 +138,6 @@ def forward_backward(
             base=lambda: base_backward(base, batch),
         )
         return in_turn(runs, repeat)
-
-# %% ../../nbs/11_bench/1_workloads.ipynb #b9a95d78
-class Varied(Alone):
-    "Grades with a reward that no two rollouts share."
-    def grade(self, rollouts, teacher=(), **how):
-        graded = super().grade(rollouts, teacher, **how)
-        return tuple(replace(g, reward=g.reward + i / 1000) for i, g in enumerate(graded))
-
-
-def our_update(
-    prompts: int, group: int, max_new_tokens: int,
-    varied: bool = False,  # every group has variance
-) -> Callable[[], Update]:
-    "One update of the arm erase on always the same problems, in micro-batches of the preset `demo`."
-    model, tokenizer = load_policy()
-    adapter = wrap(model)
-    optimizer, problems = make_optimizer(adapter, 1e-6), generated_problems(prompts, "train", seed=2)
-    V = extract(model, tokenizer, adapter, generated_pairs(24), progress=False).V
-    how, team = Intervention("erase", V), Varied() if varied else Alone()
-    settings = GRPOSettings(group, max_new_tokens, micro_batch=preset("demo").micro_batch)
-    return lambda: update(model, tokenizer, adapter, optimizer, problems, how, settings, team=team)
-
-# %% ../../nbs/11_bench/1_workloads.ipynb #8ac4f73e
-class _Between(TrainerCallback):
-    "Times each step of a Trainer, and runs others between two of them."
-    def __init__(self, **others: Callable): self.others, self.seconds = others, {name: [] for name in ("trl", *others)}
-
-    def on_step_begin(self, *args, **kwargs): self.start = time.perf_counter()
-
-    def on_step_end(self, *args, **kwargs):
-        self._took("trl")
-        for name, run in self.others.items():
-            self.start = time.perf_counter()
-            run()
-            self._took(name)
-
-    def _took(self, name): self.seconds[name].append(time.perf_counter() - self.start)
-
-
-def trl_trainer(prompts: int, group: int, max_new_tokens: int, steps: int, folder, callback: TrainerCallback):
-    "TRL with LoRA of rank 16 on every Linear that the adapter has."
-    from datasets import Dataset, disable_progress_bars
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer
-    disable_progress_bars()
-    model, tokenizer = load_policy()
-    problems = generated_problems(prompts, "train", seed=2)
-    args = GRPOConfig(
-        str(folder), per_device_train_batch_size=prompts * group, num_generations=group,
-        max_completion_length=max_new_tokens, max_steps=steps, loss_type="dr_grpo", scale_rewards="none", beta=0.0,
-        temperature=1.0, top_k=0, learning_rate=1e-6, bf16=False, gradient_checkpointing=False, report_to="none",
-        disable_tqdm=True, use_cpu=True, save_strategy="no",
-    )
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    lora = LoraConfig(r=16, lora_alpha=16, target_modules=sorted(names & set(TARGETS)), task_type="CAUSAL_LM")
-    trainer = GRPOTrainer(
-        model, trl_reward(problems), args, train_dataset=Dataset.from_list(trl_rows(problems, tokenizer)),
-        processing_class=tokenizer, peft_config=lora, callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def whole_updates(prompts: int, group: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
-    "Seconds of updates: ours, ours with variance in every group, and TRL's, in turn. Unmeasured without TRL."
-    missing = [name for name in ("trl", "peft", "datasets") if importlib.util.find_spec(name) is None]
-    if missing:
-        says = f'{", ".join(missing)} not installed; `pip install "pgrpo[trl]"`'
-        raise Unmeasured(f"a whole update against TRL: {says}")
-    size = prompts, group, max_new_tokens
-    between = _Between(ours=our_update(*size), varied=our_update(*size, varied=True))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trl_trainer(*size, repeat + 1, folder, between).train()
-    return {name: each[1:] for name, each in between.seconds.items()}
-
-# %% ../../nbs/11_bench/1_workloads.ipynb #f8f64cab
-def rollouts_speed(rows: int, max_new_tokens: int, repeat: int) -> dict[str, list[float]]:
-    "Seconds of generating with folded weights, and with the base model."
-    model, tokenizer = load_policy()
-    base, adapter = load_policy()[0], wrap(model)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in adapter.parameters(): p.copy_(torch.randn_like(p) * 1e-3)
-    prompts = [p.prompt(tokenizer) for p in generated_problems(rows, "train", seed=2)]
-    asked = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    how = dict(do_sample=True, top_k=0, max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens)
-    def ours():
-        adapter.drop_folded()
-        with adapter.folded(), torch.no_grad(): model.generate(**asked, **how)
-    def theirs():
-        with torch.no_grad(): base.generate(**asked, **how)
-    return in_turn(dict(ours=ours, base=theirs), repeat)
 
 # %% ../../nbs/11_bench/1_workloads.ipynb #2157fdd4
 def extraction_speed(pairs: int, repeat: int) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ __all__ = ['Step', 'make_optimizer', 'take_step', 'Update', 'learn', 'update', '
            'Intervention', 'Rollouts', 'advantages', 'backward', 'completion_logprobs', 'completion_window', 'generate',
            'grade_rollouts', 'intervene', 'micro_batches', 'old_logprobs', 'policy_loss', 'reward_tensor', 'split']
 
-# %% ../../nbs/07_grpo/5_update.ipynb #7d310dee
+# %% ../../nbs/07_grpo/5_update.ipynb #166408ca
 __doc__ = """One GRPO update: generate, grade, advantage, backward, project, step.
 
 The room's front: it hands on what a notebook that steps through an update needs of the modules below it.
@@ -19,7 +19,6 @@ import torch
 from ..adapter import Adapter
 from ..encode import Encoded
 from ..grader import Grade
-from ..grader.ahead import Ahead
 from pgrpo.grpo.gradients import (
     Gradients,
     GRPOSettings,
@@ -77,7 +76,7 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)
     return Step(**vars(settle(adapter, before, how)), grad_norm=norm)
 
-# %% ../../nbs/07_grpo/5_update.ipynb #a2791a7d
+# %% ../../nbs/07_grpo/5_update.ipynb #f1885f7b
 @dataclass(frozen=True)
 class Update:
     "One update, phase by phase."
@@ -133,7 +132,7 @@ def update(
     """
     team, arm, s = team or Alone(), how.arm, settings
     with arm.during(adapter):
-        with Ahead(**s.grading) as grader:
+        with team.grader(**s.grading) as grader:
             with team.timed("generate"):
                 rollouts = generate(model, tokenizer, adapter, problems, s.group_size, s.max_new_tokens,
                                     s.temperature, teacher, team.sample, grader.submit)

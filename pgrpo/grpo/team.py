@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Alone', 'share', 'Team']
 
-# %% ../../nbs/07_grpo/4_team.ipynb #b3fb314b
+# %% ../../nbs/07_grpo/4_team.ipynb #83b8fee8
 __doc__ = """Who does the work of an update: this process alone, or several, each with its share of the batch.
 
 `Alone` has the methods that `Team` has; `pgrpo.grpo.update` asks whichever it was handed. Neither keeps anything of a
@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 
 from ..grader import grade_many
+from ..grader.ahead import Ahead
 from .gradients import Gradients, GRPOSettings, backward, micro_batches
 from .rollouts import grade_rollouts
 from ..policy import sample
 
-# %% ../../nbs/07_grpo/4_team.ipynb #10df694c
+# %% ../../nbs/07_grpo/4_team.ipynb #4731a038
 class Alone:
     "One process. A `Team` has the same methods."
     world, writes = 1, True  # how many processes there are; whether this one writes files
@@ -51,6 +52,10 @@ class Alone:
         "As `pgrpo.policy.sample`. Other engines tell of no row before all have ended."
         told = dict(ended=ended) if self.sampler is sample else {}
         return self.sampler(model, tokenizer, prompts, max_new_tokens, temperature, **told)
+
+    def grader(self, **how) -> Ahead:  # settings of `grade_many`
+        "Context: whom completions are handed to as they end, and who is then asked for their grades."
+        return Ahead(**how)
 
     def grade(self, rollouts, teacher=(), grade=grade_many):
         "As `pgrpo.grpo.grade_rollouts`."

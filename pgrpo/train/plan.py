@@ -81,7 +81,7 @@ def resident_bytes(config: Config, whole: Skeletons) -> dict[str, int]:
         "vectors, gradients, moments": 8 * 4 * coordinates, "V": 4 * config.k * coordinates,
     }
 
-# %% ../../nbs/08_train/14_plan.ipynb #f65f7c85
+# %% ../../nbs/08_train/14_plan.ipynb #c411a533
 class Sampling(NamedTuple):
     "What sampling all of a step's rollouts takes beside the folded weights."
     cache: float       # bytes of keys and values at full length
@@ -95,7 +95,7 @@ def sampling(work: Work, whole: Skeletons, size: int) -> Sampling:
     with whole.folding():
         asked, done = whole.grown(prefill, n, work.prompt), whole.grown(prefill, n, work.total)
     cache = done.left
-    # a row's logits; in fp32 a copy, at temperature, probabilities; their sums in fp64
+    # a row's logits, their probabilities in fp32 and, twice, the sums of those in fp64
     row = text.vocab_size * (size + 5 * 4)
     draw = max(asked.peak - cache * work.prompt / work.total, cache / text.num_hidden_layers + n * row)
     shared = (1 - work.groups / n) * (asked.operations + n * attention_flops(whole.full, 1, work.prompt))
