@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['check_trainer', 'ProjectionCallback', 'trl_rows', 'trl_reward']
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #942d9acb
+# %% ../../nbs/07_grpo/9_callback.ipynb #a73a4722
 __doc__ = """Measure, erase or route inside another trainer: TRL's `GRPOTrainer`, or any `Trainer` of transformers.
 
 It takes the summed gradient and V alone; it sees no reward and no label.
@@ -19,18 +19,19 @@ from transformers import TrainerCallback, TrainerState
 from ..adapter import Adapter
 from ..encode import prompt_ids
 from ..grader import grade_many
+from .engines import share_with_trl
 from .intervention import Intervention, intervene, settle, vectors
 from ..problems import Problem
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #bd3123ae
-def check_trainer(args, optimizer, adapter: Adapter):
+# %% ../../nbs/07_grpo/9_callback.ipynb #ba304af7
+def check_trainer(args, optimizer, adapter: Adapter, handed: bool = False):  # whether its vLLM has our weights
     """Refuse a trainer that clips by itself, or whose optimizer has not both vectors as they should be.
 
     ValueError, saying what to change.
     """
-    if getattr(args, "use_vllm", False):
-        raise ValueError("TRL hands vLLM the model's own weights, which the vectors are not in, so every rollout would "
-                         "be the base model's; set use_vllm=False")
+    if getattr(args, "use_vllm", False) and not handed:
+        raise ValueError("TRL hands vLLM the model's own weights, which the vectors are not in; call callback.lead "
+                         "with the trainer, which hands it the adapter's, or set use_vllm=False")
     if args.max_grad_norm:
         raise ValueError(f"the trainer clips at max_grad_norm={args.max_grad_norm} before anything can be projected; "
                          "set max_grad_norm=0 in its arguments and give max_grad_norm to the callback")
@@ -45,7 +46,7 @@ def check_trainer(args, optimizer, adapter: Adapter):
                              "route set aside back into the model; set weight_decay=0, or pass "
                              "optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #c867874a
+# %% ../../nbs/07_grpo/9_callback.ipynb #17e36ed3
 class ProjectionCallback(TrainerCallback):
     """Measure, erase or route in a Trainer's every step.
 
@@ -60,16 +61,20 @@ class ProjectionCallback(TrainerCallback):
         if not how.V: raise ValueError("the callback measures every step, so it needs a V; extract one")
         how.project({name: torch.zeros_like(m.delta_s) for name, m in adapter.items()})  # refuses what does not fit
         self.adapter, self.how, self.max_grad_norm = adapter, how, max_grad_norm
-        self.before, self.figures = {}, []
+        self.before, self.figures, self.handed = {}, [], False
 
     def lead(self, trainer) -> "ProjectionCallback":
-        "Become the first of a trainer's callbacks, ahead of its own reporters."
+        """Become the first of a trainer's callbacks, ahead of its own reporters.
+
+        TRL's vLLM, if it has one, samples from the adapter's policy from then on; a ValueError where it cannot.
+        """
+        if hasattr(trainer, "vllm_generation"): self.handed = share_with_trl(trainer, self.adapter)
         callbacks = trainer.callback_handler.callbacks
         callbacks[:] = [self, *(c for c in callbacks if c is not self)]
         return self
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
-        check_trainer(args, optimizer, self.adapter)
+        check_trainer(args, optimizer, self.adapter, self.handed)
         if state.global_step: self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
 
     def on_train_end(self, args, state, control, **kwargs):
