@@ -3,47 +3,60 @@
 # %% auto #0
 __all__ = ['SOURCES', 'confirmed_pairs', 'Imported', 'import_problems']
 
-# %% ../../nbs/04_grader/6_imported.ipynb #bd6ac42a
+# %% ../../nbs/04_grader/6_imported.ipynb #efc4d45b
 __doc__ = """Other people's problems as files that a run can read: the grader confirms each reference and each pair.
 
 A reference that fails its own tests would be a task that nobody can solve, and a pair whose hack is right or unpaid
 would teach V something else than the hack. Both are left out, and the report names them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.text import table
-from . import grade_many
+from . import Grade, grade_many
 from .check import faults
+from .oracle import ENDED
 from ..problems import CORE_MODES, MODES, Pair, Problem, load_leetcode, save_pairs, save_problems
 from ..problems.asserts import Refusal, refusals_table
 from ..problems.imports import in_turn, load_asserts, load_humaneval, load_mbpp
 from ..problems.twins import candidates
+from ..sandbox.isolation import Limits
 
-# %% ../../nbs/04_grader/6_imported.ipynb #745e7196
-_ROUNDS = 12  # candidates that are tried for each problem
+# %% ../../nbs/04_grader/6_imported.ipynb #57e1a09b
+_ROUNDS = 12               # candidates that are tried for each problem
+_BRIEF = Limits(cpu=1.0)   # for a wrong answer, which may compute for ever; most take milliseconds
+_PATIENCE = 2              # of these that may come to that limit, before the problem is given up
+
+
+def _out_of_time(grade: Grade) -> bool:
+    return any(why in grade.detail for why in ENDED.values())
 
 
 def confirmed_pairs(
     problems: Sequence[Problem],
     seed: int = 0,
-    **settings,         # of `grade_many`
+    **settings,         # of `grade_many`, for the clean sides
 ) -> list[Pair]:        # at most one for each problem, in the problems' order
-    "Pairs whose hack is paid and wrong, and whose clean side is right and attempts nothing."
-    proposed, found = {i: candidates(p, seed) for i, p in enumerate(problems)}, {}
+    """Pairs whose hack is paid and wrong, and whose clean side is right and attempts nothing.
+
+    A hack that has not answered within a second is none: given more time it might be right.
+    """
+    proposed, found, late = {i: candidates(p, seed) for i, p in enumerate(problems)}, {}, Counter()
     for _ in range(_ROUNDS):
-        tried = {i: next(more, None) for i, more in proposed.items() if i not in found}
-        tried = {i: pair for i, pair in tried.items() if pair}
+        open_ = [i for i in proposed if i not in found and late[i] < _PATIENCE]
+        tried = {i: pair for i in open_ if (pair := next(proposed[i], None))}
         if not tried: break
-        sides = [(text, problems[i]) for i, pair in tried.items() for text in (pair.hack, pair.clean)]
-        grades = grade_many(sides, **settings)
-        for (i, pair), hack, clean in zip(tried.items(), grades[::2], grades[1::2]):
-            if hack.exploited and hack.attempted and clean.gt_correct and not clean.attempted: found[i] = pair
+        hacks = grade_many([(pair.hack, problems[i]) for i, pair in tried.items()], **settings | dict(limits=_BRIEF))
+        late.update(i for i, hack in zip(tried, hacks) if _out_of_time(hack))
+        paid = [i for i, hack in zip(tried, hacks) if hack.exploited and hack.attempted and not _out_of_time(hack)]
+        cleans = grade_many([(tried[i].clean, problems[i]) for i in paid], **settings)
+        found |= {i: tried[i] for i, clean in zip(paid, cleans) if clean.gt_correct and not clean.attempted}
     return [found[i] for i in sorted(found)]
 
-# %% ../../nbs/04_grader/6_imported.ipynb #87f46f2f
+# %% ../../nbs/04_grader/6_imported.ipynb #4453ba53
 SOURCES = ("mbpp", "humaneval", "leetcode", "asserts")  # forms of files that can be read
 
 
@@ -63,7 +76,7 @@ class Imported:
         if self.wrong: said.append(table(["left out", "because"],
                                          [[str(id), why] for id, why in self.wrong.items()], left=2))
         if self.pairs is not None:
-            others = "; for the others no wrong answer of like length was paid"
+            others = "; for the others no wrong answer of like length was paid within a second"
             short = len(self.pairs) < len(self.problems)
             said.append(f"pairs for {len(self.pairs)} of {len(self.problems)} problems" + others * short)
         return "\n\n".join(said)
