@@ -6,10 +6,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
+RAY    := .venv-ray
 SEEDS  ?= 0
 ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
 
-.PHONY: run test lab notebooks export results experiment variants clean help
+.PHONY: run test lab ray notebooks export results experiment variants clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -39,6 +40,15 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 
+ray: $(RAY)/.ready  ## sweeps on a Ray cluster of several nodes on this machine, in an environment of its own
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest -rs tests/test_ray.py
+
+$(RAY)/.ready: VENV := $(RAY)
+$(RAY)/.ready: BIN := $(RAY)/bin
+$(RAY)/.ready: settings.ini pyproject.toml setup.py constraints.txt
+	$(call install,".[ray]" "pytest>=8")
+	@touch $@
+
 lab: $(READY)    ## JupyterLab on one update, step by step
 	$(BIN)/jupyter lab nbs/00_start/1_step_through.ipynb
 
@@ -65,4 +75,4 @@ export: $(READY) ## write pgrpo/*.py from the notebooks
 	$(BIN)/nbdev_export
 
 clean:           ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(RAY) runs
