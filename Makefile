@@ -47,6 +47,7 @@ $(RAY)/.ready: VENV := $(RAY)
 $(RAY)/.ready: BIN := $(RAY)/bin
 $(RAY)/.ready: settings.ini pyproject.toml setup.py constraints.txt
 	$(call install,".[ray]" "pytest>=8")
+	@$(BIN)/python -m compileall -q -j 0 $(RAY)/lib >/dev/null || true  # Ray's processes have to start in seconds
 	@touch $@
 
 lab: $(READY)    ## JupyterLab on one update, step by step
