@@ -45,7 +45,7 @@ def needs(config: Config) -> dict[str, int]:
         asked["memory"] = int(RESERVE[0] + planned.resident["weights"] if cuda else LOADED + planned.need - RESERVE[0])
     return asked
 
-# %% ../../nbs/09_experiment/03d_cluster.ipynb #68e6082f
+# %% ../../nbs/09_experiment/03d_cluster.ipynb #6687bfac
 def _ray():
     "The package. ImportError, in a sentence, where it is not installed."
     try:
@@ -54,6 +54,16 @@ def _ray():
         raise ImportError('`--on ray` needs Ray; install it with `pip install "pgrpo[ray]"` here and on every machine '
                           "of the cluster, or leave `--on` out to run on this machine alone") from e
     return ray
+
+
+def _reach(address: str):
+    "RuntimeError where nothing listens at a host:port; Ray itself would go on trying for many minutes."
+    host, _, port = address.rpartition(":")
+    if not port.isdigit(): return
+    try: socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as e:
+        raise RuntimeError(f"no Ray cluster answers at RAY_ADDRESS {address} ({e.strerror or e}); run `ray start` "
+                           "there, or unset RAY_ADDRESS") from None
 
 
 def connect(ray) -> str:
@@ -65,6 +75,7 @@ def connect(ray) -> str:
     if address.startswith("ray://"):
         raise RuntimeError(f"RAY_ADDRESS is {address}, a client's entrance; start the sweep on a machine of the "
                            "cluster, where the address is that of `ray start`, as host:6379")
+    _reach(address)
     quiet = dict(log_to_driver=False, logging_level="ERROR")
     try: ray.init(address=address or "auto", **quiet)
     except ConnectionError as e:
