@@ -7,10 +7,11 @@ VLLM   := .venv-vllm
 BIN    := $(VENV)/bin
 BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
+RAY    := .venv-ray
 SEEDS  ?= 0
 ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
 
-.PHONY: run test vllm lab notebooks export results experiment variants clean help
+.PHONY: run test vllm ray lab notebooks export results experiment variants clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -53,6 +54,16 @@ vllm: $(VLLM)/.ready ## the other engine: an environment with vLLM for the CPU, 
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/test_vllm.py
 	OMP_NUM_THREADS=1 $(VLLM)/bin/nbdev_test --path nbs/07_grpo/7_engines.ipynb
 
+ray: $(RAY)/.ready  ## sweeps on a Ray cluster of several nodes on this machine, in an environment of its own
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest -rs tests/test_ray.py
+
+$(RAY)/.ready: VENV := $(RAY)
+$(RAY)/.ready: BIN := $(RAY)/bin
+$(RAY)/.ready: settings.ini pyproject.toml setup.py constraints.txt
+	$(call install,".[ray]" "pytest>=8")
+	@$(BIN)/python -m compileall -q -j 0 $(RAY)/lib >/dev/null || true  # Ray's processes have to start in seconds
+	@touch $@
+
 lab: $(READY)    ## JupyterLab on one update, step by step
 	$(BIN)/jupyter lab nbs/00_start/1_step_through.ipynb
 
@@ -79,4 +90,4 @@ export: $(READY) ## write pgrpo/*.py from the notebooks
 	$(BIN)/nbdev_export
 
 clean:           ## remove the environments and all runs
-	rm -rf $(VENV) $(VLLM) runs
+	rm -rf $(VENV) $(VLLM) $(RAY) runs

@@ -31,7 +31,7 @@ files/        projection     encode
 """.strip()  # the top floor first; a name that the package does not have is left out
 
 ROOMS = {  # folder of notebooks: what it holds
-    "00_start": "tutorials, a guide for GPUs, and the glossary",
+    "00_start": "tutorials, guides for GPUs and clusters, and the glossary",
     "01_adapter": "one vector per Linear; every rollout's gradient out of one backward; at zero the base model exactly",
     "02_problems": "problems, the sentence that discloses the loophole, labelled pairs, what an exploit looks like",
     "03_sandbox": "warm workers behind several walls, which run hostile code",
@@ -47,7 +47,7 @@ ROOMS = {  # folder of notebooks: what it holds
     "12_cli": "the command",
     "13_results": "what the runs say, question by question",
     "90_figures": "how figures look, and how they are drawn without a browser",
-    "91_files": "files that are whole, locks, tables in text, the machine",
+    "91_files": "files that are whole, locks, tables in text, the machine, child processes, lines redrawn in place",
 }
 
 
