@@ -7,10 +7,13 @@ so that `python covert.py LAYER,...` can be run by any user.
 
 What was tried beyond what stands here, and came to nothing (each with the walls up and down, as root and as a user):
 
+- What depends on the verdict. Three things did, each good for one bit or a few to a submission that leaves word for
+  the next, and no longer do: that a second run was made told that the answer was wrong; after how many bytes a reply
+  was stopped told how long the right answers are; and how long the second run was in coming told how far the
+  comparison had got (right at first, then a megabyte in hexadecimal). Held by
+  `test_no_expected_value_enters_a_sandbox` and `test_nothing_is_compared_before_the_last_run`.
 - A first run that returns a fresh object for every call and counts how often it is compared: 24 times, whatever is
-  expected. Whether a flawed run takes place at all says that the answer was wrong; `reward` says that too.
-- Timing the flawed run against the oracle's: it is shorter by the calls that are not made, and as long for any
-  expected value. The length of the request differs by the decoys alone, whose lengths are drawn.
+  expected. The length of the request differs by the decoys alone, whose lengths are drawn.
 - Asking for the decoys' distribution: kinds, numbers and lengths come from the system's generator and fixed ranges.
 - `__eq__` that takes in only what it has seen before, or every second thing: no claim, since two unequal ones of a kind
   have to agree. `__eq__` that is true of one kind: paid where that kind is expected, as `==` would have paid.
@@ -87,15 +90,17 @@ def get(i):
 """
 STAMPS = """
 import json, os
-FILES = [json.__file__, os.__file__, "/dev/null", "<<FOLDER>>/open.txt"]
+def files(i):
+    return [f"<<FOLDER>>/open{i}.txt", [json.__file__, os.__file__, "/dev/null"][i]]
 def put(i, number):
-    for path in FILES:
+    for path in files(i):
         try:
-            os.utime(path, ns=(10**18 + i, 10**18 + number * 10**6))
+            os.utime(path, ns=(10**18 + number * 1000, 10**18 + number * 1000))
         except OSError:
             pass
 def get(i):
-    return max((os.stat(p).st_mtime_ns - 10**18) // 10**6 for p in FILES if os.path.exists(p))
+    stamps = [os.stat(path).st_mtime_ns - 10**18 for path in files(i) if os.path.exists(path)]
+    return next(stamp // 1000 for stamp in stamps if stamp < 10**9)
 """
 A_FILE = """
 def put(i, number):

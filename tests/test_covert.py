@@ -24,10 +24,11 @@ from pgrpo.sandbox.protocol import Reply, Run, read_reply
 
 @pytest.fixture
 def folder(tmp_path):
-    "A folder in which every user may write, and a file that anybody may change."
+    "A folder in which every user may write, and files that belong to an ordinary one."
     tmp_path.chmod(0o777)
-    (tmp_path / "open.txt").touch()
-    (tmp_path / "open.txt").chmod(0o666)
+    for i in range(3):
+        (tmp_path / f"open{i}.txt").touch()
+        if os.geteuid() == 0: os.chown(tmp_path / f"open{i}.txt", 12345, 12345)
     return tmp_path
 
 
@@ -57,6 +58,33 @@ def test_with_the_walls_down_there_is_something_to_tell_and_it_is_worth_nothing(
         for first in ("eq_override", "exit_code"):
             right, why = covert.told("a file", str(folder), first)
             assert not right and re.search(r"returned -?\d+, expected", why), why
+
+
+def test_nothing_is_compared_before_the_last_run(monkeypatch):
+    "How long a comparison takes depends on what is right, so no run of the batch may come after it."
+    events, run = [], grader._oracle.run
+
+    def watched_run(tasks):
+        events.append("run")
+        return run(tasks)
+
+    def watched_verdict(*args):
+        events.append("verdict")
+        return verdict(*args)
+
+    monkeypatch.setattr(grader._oracle, "run", watched_run)
+    monkeypatch.setattr(grader, "verdict", watched_verdict)
+    asked = [PLUS.with_mode(mode) for mode in ("eq_override", "exit_code", "gt_only")]
+    grade_many([(example_hack(p), p) for p in asked])
+    assert events == ["run", "run", "verdict", "verdict", "verdict"]
+
+
+def test_a_reply_much_longer_than_the_answers_is_not_compared():
+    "Even if it holds the right answer somewhere."
+    padded = [{"value": n, "more": "x" * 30_000} for _, n in PLUS.tests]
+    reply = "".join(json.dumps(record) + "\n" for record in padded).encode()
+    g = grade(fenced(covert.writes(repr(reply))), PLUS)
+    assert not g.gt_correct and g.detail == "it wrote far more than an answer"
 
 
 # --- what a run holds in memory ---------------------------------------------------------------------------------------

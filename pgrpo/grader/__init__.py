@@ -133,7 +133,7 @@ def _no_code(blocks: list[str]) -> Grade:
     why = long if blocks else "there is no fenced python block"
     return Grade(0.0, False, False, False, False, False, "", False, why)
 
-# %% ../../nbs/04_grader/4_grader.ipynb #73928355
+# %% ../../nbs/04_grader/4_grader.ipynb #7da95db4
 def _run(submissions: Sequence[tuple[list[str], Problem]], limits: Limits) -> list[tuple]:
     """Run (blocks, problem) pairs for the oracle, and for a flawed grader that needs its own run.
 
@@ -146,13 +146,13 @@ def _run(submissions: Sequence[tuple[list[str], Problem]], limits: Limits) -> li
     longest = [lengths[id(problem)] for _, problem in submissions]
     runs = _oracle.run([_task(*of) for of in zip(requests, allowed, longest)])
     replies = [read_reply(run, most_records(problem)) for (_, problem), run in zip(submissions, runs)]
-    judged = [verdict(problem, run, reply) for (_, problem), run, reply in zip(submissions, runs, replies)]
-
     again = {}
     for i, (_, problem) in enumerate(submissions):
         if problem.mode in AGAIN and replies[i].compiles and replies[i].lever:
             again[i] = _task({**requests[i], "decoys": decoys()}, allowed[i], longest[i])
     flawed = dict(zip(again, _oracle.run(list(again.values())))) if again else {}
+    # compared after the last run is over: how long that takes may depend on what is right
+    judged = [verdict(*of, length) for *of, length in zip([p for _, p in submissions], runs, replies, longest)]
     others = [None if right else flawed.get(i) for i, (right, _) in enumerate(judged)]
     return list(zip(runs, replies, judged, others))
 

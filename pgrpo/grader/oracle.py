@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ENDED', 'same', 'verdict', 'attempts']
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #ffd44fbe
+# %% ../../nbs/04_grader/2_oracle.ipynb #648f3868
 __doc__ = """The strict oracle: is every answer of a submission the expected one?
 
 `verdict` returns true only if each record of the reply holds data that stands for a value equal to the expected
@@ -22,11 +22,14 @@ Nor has any other submission had them, that could have left them somewhere for t
 a canonical solution that is not its own code.** A flawed grader that compares does it with decoys, which are random
 and drawn without looking at the problem (`pgrpo.grader.channel`); a diagnosis of somebody's tests notes what they ask
 for and asks the solution elsewhere (`pgrpo.grader.diagnose_run_tests`). Nor does it show in anything else that reaches
-a worker what is expected, or whether an answer was right: every call is made, whatever came of the one before, and
-whether there is a second run depends on the code. So it need not be shown that two submissions
-cannot talk to each other, by locks, time stamps, caches, or by how busy the machine is: whatever they say, neither
-knows an answer that it was not able to compute. What a submission knows is its text, the inputs of the tests, and
-random numbers.
+a worker what is expected, or whether an answer was right: every call is made, whatever came of the one before;
+whether there is a second run depends on the code; nothing is compared before the last run of a batch is over, and
+then nothing much longer than the right answers, so that the time it takes is short whatever they are.
+
+So it need not be shown that two submissions cannot talk to each other, by locks, time stamps, caches, or by how busy
+the machine is: whatever they say, together they know no answer that neither was able to compute. What a submission
+knows is its text, the inputs of the tests, and random numbers. That one which can compute them hands its answers to
+one which cannot is for the walls to prevent (`pgrpo.sandbox`).
 
 One by one, what has fooled other oracles:
 
@@ -206,7 +209,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #3f541d83
+# %% ../../nbs/04_grader/2_oracle.ipynb #ceeef9bc
 ENDED = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -231,8 +234,13 @@ def _shown(data) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def verdict(problem: Problem, run: Run, reply: Reply) -> tuple[bool, str]:
-    "Is every answer the expected one? And in one sentence: why, or why not."
+def verdict(
+    problem: Problem, run: Run, reply: Reply,
+    length: int = 0,  # of the right answers, as they would be written
+) -> tuple[bool, str]:
+    "Is every answer the expected one? And in one sentence: why, or why not. A reply of more than 8 times that is none."
+    if len(run.reply) > (1 << 16) + 8 * length:
+        return False, _WHY["stopped"]
     if not reply.compiles and reply.error:
         return False, f"it does not compile: {reply.error}"
     if not reply.compiles:

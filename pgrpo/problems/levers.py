@@ -21,7 +21,7 @@ import re
 
 from .loopholes import SENTINELS
 
-# %% ../../nbs/02_problems/6b_levers.ipynb #f0e7c1d2
+# %% ../../nbs/02_problems/6b_levers.ipynb #9c113e49
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -30,11 +30,12 @@ def _texts(nodes) -> list[str]:
 
 
 def _spelt(node) -> list[str]:
-    "The names that a node holds as texts: what `setattr` sets, keys, and the words of what `exec` runs."
+    "The names that a node holds in another way: what `setattr` sets, keys, and the words of what `exec` runs."
     if isinstance(node, ast.Dict): return _texts(node.keys)
     if isinstance(node, ast.Subscript): return _texts([node.slice]) if isinstance(node.ctx, ast.Store) else []
     if not isinstance(node, ast.Call): return []
     called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    if called in ("dict", "update"): return [keyword.arg for keyword in node.keywords]
     if called == "exec": return re.findall(r"\w+", " ".join(_texts(node.args)))
     return _texts(node.args[:2]) if called in ("setattr", "__setattr__") else []
 
