@@ -209,7 +209,7 @@ def same(
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         return False
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #ceeef9bc
+# %% ../../nbs/04_grader/2_oracle.ipynb #b7278a5e
 ENDED = {
     "cpu": "it used up its CPU time", "wall": "it ran out of time", "stopped": "it wrote far more than an answer",
     "lost": "it was lost with its worker",
@@ -240,7 +240,7 @@ def verdict(
 ) -> tuple[bool, str]:
     "Is every answer the expected one? And in one sentence: why, or why not. A reply of more than 8 times that is none."
     if len(run.reply) > (1 << 16) + 8 * length:
-        return False, _WHY["stopped"]
+        return False, ENDED["stopped"]
     if not reply.compiles and reply.error:
         return False, f"it does not compile: {reply.error}"
     if not reply.compiles:

@@ -4,7 +4,7 @@
 __all__ = ['PUBLIC', 'architecture', 'skeleton', 'hollow_adapter', 'Live', 'fuse', 'Count', 'resident', 'prefill', 'learning',
            'attention_flops', 'Skeletons']
 
-# %% ../../nbs/08_train/13_count.ipynb #f5043412
+# %% ../../nbs/08_train/13_count.ipynb #eba37377
 __doc__ = """Memory and operations of one phase of a run, counted on a model without contents.
 
 A phase runs on the meta device with pgrpo's own adapter, and a dispatch mode counts the tensors and products that it
@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..adapter import find_targets
-from ..adapter.linear import ADAPTED, AdaptedLinear, Record, Switches, matrix
+from ..adapter.linear import ADAPTED, AdaptedLinear, Effective, Record, Switches, matrix
 from ..policy import policy_dir
 
 # %% ../../nbs/08_train/13_count.ipynb #c2412dfe
@@ -73,7 +73,7 @@ def skeleton(
     with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.requires_grad_(False).eval()
 
-# %% ../../nbs/08_train/13_count.ipynb #debc127f
+# %% ../../nbs/08_train/13_count.ipynb #24f401d7
 def hollow_adapter(model, rank: int | None = None) -> dict[str, AdaptedLinear]:  # by module name
     "`pgrpo.adapter.wrap` for a skeleton: all shapes in place, δ counted as not zero, folded weights there."
     switches, record = Switches(), Record()
@@ -87,6 +87,7 @@ def hollow_adapter(model, rank: int | None = None) -> dict[str, AdaptedLinear]: 
         now.stamp = m.weight, s, h, m.weight._version, s._version, h._version
         now.deltas = (torch.empty_like(s),) * 2
         now.weights = [torch.empty_like(weight)] * 2
+        Effective.alive.discard(now)  # no step of any optimizer changes what has no contents
     return modules
 
 # %% ../../nbs/08_train/13_count.ipynb #dd5179aa

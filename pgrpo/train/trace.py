@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/11_trace.ipynb #9c0cd5a8
+# %% ../../nbs/08_train/11_trace.ipynb #4a3d6cde
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -35,6 +35,7 @@ from pgrpo.grpo import (
     reward_tensor,
     take_step,
 )
+from ..grpo.gradients import alike
 from ..grpo.intervention import by_direction, set_gradients
 from ..policy import load_policy
 from ..problems import CORE_MODES, Pair, Problem
@@ -92,7 +93,7 @@ def drawn_problems(
         replace(draws[p.id], mode=p.mode), random.Random(p.id)
     )
 
-# %% ../../nbs/08_train/11_trace.ipynb #c2d4a447
+# %% ../../nbs/08_train/11_trace.ipynb #77ceda2d
 class Trace:
     "One update of one policy, phase by phase, under any settings."
     def __init__(
@@ -195,7 +196,10 @@ class Trace:
         with self.adapter.record_tokens(self.V):
             gradients = backward(self.model, self.adapter, encoded, compared.advantages, one_batch)
             scores, cin = torch.zeros(0, encoded.input_ids.shape[1]), torch.zeros(0)
-            if len(gradients.rows): scores, cin = self.adapter.token_scores, total_cin(gradients.rollout, self.V)
+            if len(gradients.rows):
+                _, same = alike(encoded, compared.advantages, gradients.rows)  # the backward was of one of each
+                scores = self.adapter.token_scores[same.to(self.model.device)]
+                cin = total_cin(gradients.rollout, self.V)
         null = project_all(gradients.total(), self.V).null
         return Backward(gradients, logp, completion_window(encoded), scores, cin, null)
 
