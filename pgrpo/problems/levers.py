@@ -21,7 +21,7 @@ import re
 
 from .loopholes import SENTINELS
 
-# %% ../../nbs/02_problems/6b_levers.ipynb #9c113e49
+# %% ../../nbs/02_problems/6b_levers.ipynb #2735b003
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -43,6 +43,7 @@ def _spelt(node) -> list[str]:
 def _meant(node, local: bool) -> list[str]:
     "The names that a node itself gives a meaning; `local`: it stands in a function."
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store): return [node.attr]
+    if isinstance(node, ast.Global): return node.names
     if local: return []
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): return [node.id]
     if isinstance(node, ast.alias): return [node.asname or node.name]

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'REQUEST', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/6_worker.ipynb #c58ceeae
+# %% ../../nbs/03_sandbox/6_worker.ipynb #a15cc7c9
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
@@ -47,7 +47,8 @@ from functools import partial
 
 from .filesystem import open_library
 from .isolation import Jail, Limits, rlimits
-from .judge import examine, find_results, make_ready, way
+from .judge import examine, find_results, way
+from .names import make_ready
 from .protocol import ANSWERS, HEADER, STOP, End, pack_end, read_header, told, write
 from .syscalls import trial
 
