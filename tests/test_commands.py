@@ -27,8 +27,8 @@ from pgrpo.train.models import tiny
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = {  # what is parsed alone, and why
-    "bench": "it measures for half a minute at least; nbs/11_bench/3_bench calls it with quick",
-    "build-policy": "its base rates are measured on hundreds of answers; nbs/05_policy/4_embedded calls what it calls",
+    "bench": "it measures for half a minute at least; nbs/11_bench/4_bench calls it with quick",
+    "build-policy": "its base rates are measured on hundreds of answers; nbs/05_policy/6_embedded calls what it calls",
     "pgrpo.experiment.diagnostics": "six runs, one after the other; its notebook makes shorter ones",
 }
 SHRUNK = {  # subcommand: flags that make it small
