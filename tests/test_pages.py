@@ -13,7 +13,7 @@ from pgrpo.problems import CORE_MODES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "nbs").rglob("*.ipynb"))]
-GLOSSARY = ROOT / "nbs" / "00_start" / "5_glossary.ipynb"
+GLOSSARY = ROOT / "nbs" / "00_start" / "6_glossary.ipynb"
 
 
 def prose(page):
