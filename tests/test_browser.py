@@ -130,7 +130,7 @@ def test_what_cannot_be_is_said_in_a_sentence(page):
 
 def test_long_work_can_be_stopped(page):
     before = kernel(page, "stepper.settings")
-    turn(page, "group size", "256")
+    turn(page, "group size", "8192")
     becomes(page, "stepper.work.busy", "True")
     press(page, "Stop")
     becomes(page, "stepper.work.busy", "False")
@@ -145,7 +145,7 @@ from pgrpo.widgets.frame import Stopped
 from pgrpo.widgets.stepper import Stepper
 inside = Stepper(seed=0)
 display(inside)
-try: inside.set(group_size=512)
+try: inside.set(group_size=8192)
 except Stopped: heard = True
 """
 
