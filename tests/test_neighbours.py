@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from neighbours import WITHOUT_NAMESPACES, task
 from test_sandbox import other_python
+from world import let_in
 
 import pgrpo
 from pgrpo.sandbox import Sandbox
@@ -19,15 +20,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes, locks and lea
 SITUATIONS = [  # layers, version of Landlock, honest submissions behind each pair
     ("all", None, 100), ("without namespaces", None, 20), ("without namespaces", 2, 20), ("without namespaces", 5, 20),
 ]
-
-
-def let_in(folder: Path):
-    "Let every user on the way to a folder, so that only the sandbox is in it."
-    for parent in (folder, *folder.parents):
-        try:
-            parent.chmod(parent.stat().st_mode | 0o055)
-        except OSError:
-            pass
 
 
 def own_library(python: str, home: Path, user: int):

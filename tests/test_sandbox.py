@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from world import descendants
+from world import descendants, let_in
 
 import pgrpo
 from pgrpo import sandbox
@@ -504,11 +504,7 @@ print(hack_matrix([p]).diagonal, not [t for t in check_sandbox() if t.alone is F
 
 def other_python(tmp_path):
     "An interpreter and a copy of the package that any user may run."
-    for parent in (tmp_path, *tmp_path.parents):
-        try:
-            parent.chmod(parent.stat().st_mode | 0o055)
-        except OSError:
-            pass
+    let_in(tmp_path)
     shutil.copytree(Path(pgrpo.__file__).parent, tmp_path / "pgrpo", ignore=shutil.ignore_patterns("__pycache__"))
     new_enough = "import sys; sys.exit(sys.version_info < (3, 10))"
     for python in (sys.executable, "/usr/bin/python3"):

@@ -40,6 +40,15 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def let_in(folder: Path):
+    "Let every user on the way to a folder, so that only the sandbox is in it."
+    for parent in (folder, *folder.parents):
+        try:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        except OSError:
+            pass
+
+
 class World:
     "Secrets in every place where a submission may look, and listeners for those that come through."
 
@@ -47,11 +56,7 @@ class World:
         self.words = [f"secret-{secrets.token_hex(16)}-{i}" for i in range(3)]
         text = " ".join(self.words)
         self.folder = folder
-        for parent in (folder, *folder.parents):
-            try:
-                parent.chmod(parent.stat().st_mode | 0o055)  # any user may look, so that only the sandbox is in the way
-            except OSError:
-                pass
+        let_in(folder)
         (folder / "secret.txt").write_text(text)
         (folder / "secret_module.py").write_text(f"words = {self.words}")
         os.environ["PGRPO_SECRET"] = self.words[0]

@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['examine', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/07_judge.ipynb #ba855868
+# %% ../../nbs/03_sandbox/07_judge.ipynb #c58f7e9c
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
-A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion),
-`method`, `mode` and `calls` (the arguments of each call, each
-as a text of its own), `form` where a plain function is asked for, and for a task in place `changes`, the argument that
-is the answer. Beside these the request of a flawed grader holds `decoys`, and the diagnosis of a `run_tests` holds
-`stand_in`, the name of what takes the method's place. Reports are the records of `pgrpo.sandbox.protocol`.
+A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion), `method`, `mode`
+and `calls` (the arguments of each call, each as a text of its own), `form` where a plain function is asked for, and
+for a task in place `changes`, the argument that is the answer. Beside these the request of a flawed grader holds
+`decoys`, and the diagnosis of a `run_tests` holds `stand_in`, the name of what takes the method's place.
+Reports are the records of `pgrpo.sandbox.protocol`.
 
 This code is not to be trusted, and nothing relies on it. It lives in the submission's interpreter, where a
 submission can patch it, walk its frames, write its records itself, or end the process. All of that amounts to
