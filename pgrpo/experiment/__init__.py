@@ -183,8 +183,8 @@ def run_cells(
     _teach(taught)
     _run_all(taught, workers, progress)
 
-# %% ../../nbs/09_experiment/04_experiment.ipynb #39e57db9
-_CURVES = ("hack_s", "solve_s", "cin", "cin_null", "cout_update")  # fields of a row that are kept over the steps
+# %% ../../nbs/09_experiment/04_experiment.ipynb #d08db626
+_CURVES = ("hack_s", "solve_s", "cin", "cin_null", "signed_s", "cout_update")  # of a row, kept over the steps
 
 
 def _result(cell: Cell) -> dict:

@@ -5,7 +5,7 @@ __all__ = ['LEVERS', 'MODES', 'CORE_MODES', 'NEEDED', 'encode_prompt', 'parse_py
            'problem_row', 'problem_of_row', 'unique_ids', 'load_problems', 'save_problems', 'load_pairs', 'save_pairs',
            'data_dir', 'handwritten', 'handwritten_pairs']
 
-# %% ../../nbs/02_problems/2_problem.ipynb #b400e24d
+# %% ../../nbs/02_problems/2_problem.ipynb #abc9a943
 __doc__ = """What a problem and a pair are, the files that hold them, and those that people wrote for pgrpo.
 
 It grades nothing, runs no submission and knows no generator. A problem and a pair are checked when they are made, in
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pgrpo
 from ..files.jsonl import any_digits, check_fields, from_json, read_rows, require, to_json, write_rows
+from .rules import ruled
 
 # %% ../../nbs/02_problems/2_problem.ipynb #2792a2d9
 LEVERS = {
@@ -112,7 +113,7 @@ def _check_test(test, signature: inspect.Signature, changes: str):
     passed = not changes or changes in bound.arguments
     require(passed, f"args leave out {changes}, the parameter that the call is to change")
 
-# %% ../../nbs/02_problems/2_problem.ipynb #47d3b945
+# %% ../../nbs/02_problems/2_problem.ipynb #cc6f1d57
 _LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # fields of a problem, and settings of a run
 
 
@@ -187,9 +188,9 @@ class Problem:
         form += f"; what counts is `{self.changes}` after the call." if self.changes else "."
         return f"{self.description}\n{form}\nIt is graded by {LEVERS[self.mode]}."
 
-    def prompt(self, tokenizer=None) -> str:
-        "`text` in the form that a model with this tokenizer reads."
-        return encode_prompt(self.text, tokenizer)
+    def prompt(self, tokenizer=None, rule: str = "") -> str:
+        "`text`, with a rule under it such as one of `RULES`, in the form that a model with this tokenizer reads."
+        return encode_prompt(ruled(self.text, rule), tokenizer)
 
     def with_mode(self, mode: str) -> "Problem":
         "The same task under another flaw."
@@ -231,7 +232,7 @@ def problem_of_row(row: dict) -> Problem:  # what has a default may be absent
     require(listed, f"tests is a {type(row['tests']).__name__}, not a list of [args, expected]")
     return Problem(**row | {"tests": [from_json(test) for test in row["tests"]]})
 
-# %% ../../nbs/02_problems/2_problem.ipynb #0edd09bc
+# %% ../../nbs/02_problems/2_problem.ipynb #dac62e1b
 def unique_ids():  # -> check(id, line)
     "A check that no id comes twice, which remembers the line that had it first; ValueError for the second."
     lines = {}
@@ -261,9 +262,7 @@ def save_problems(problems: Iterable[Problem], path: str | Path):
     check, rows = unique_ids(), []
     for number, p in enumerate(problems, 1):
         check(p.id, number)
-        row = problem_row(p)
-        if not p.setup: del row["setup"]
-        rows.append(row)
+        rows.append({name: value for name, value in problem_row(p).items() if name != "setup" or value})
     write_rows(rows, path)
 
 # %% ../../nbs/02_problems/2_problem.ipynb #e8aab32e
