@@ -163,7 +163,7 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #215ebe17
+# %% ../nbs/12_cli/1_cli.ipynb #42694819
 def _compare_flags(sub):
     add_settings(sub, "demo")
     sub.add_argument("--arms", default="none,erase,route",
@@ -208,7 +208,7 @@ def _check_flags(sub):
 
 def _build_policy_flags(sub):
     sub.add_argument("--out", help="its folder; that of the embedded policy by default")
-    sub.add_argument("--steps", type=int, default=500)
+    sub.add_argument("--steps", type=int, default=460)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--threads", type=int, default=1, help="of torch")
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'HINTS', 'PRESETS', 'setting', 'Config', 'field_type', 'coerce', 'preset', 'identity', 'to_dict']
 
-# %% ../nbs/08_train/02_config.ipynb #6c46092a
+# %% ../nbs/08_train/02_config.ipynb #2e762076
 __doc__ = """Settings of a run: what they are, what contradicts what, and the presets. It imports no torch."""
 
 import difflib
@@ -16,9 +16,10 @@ from typing import Literal
 
 from .files.typed import as_type
 from .problems import CORE_MODES, MODES
+from .problems.generator import Shares
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #abb7d296
+# %% ../nbs/08_train/02_config.ipynb #c62bb8df
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -68,7 +69,13 @@ class Config:
     problems: str = setting("generated", '"generated", "handwritten", or a JSONL file of problems')
     modes: tuple[str, ...] = setting(
         CORE_MODES, "loopholes of the prompts; the four of the default: those of them that a file has")
-    known: float = setting(0.3, "share of generated problems that honest work can solve", least=0, most=1)
+    known_share: float = setting(
+        Shares.known, "of generated problems: their filter the policy knows from the start", least=0, most=1)
+    half_learnt_share: float = setting(
+        Shares.half_learnt, "of generated problems: honest work learns their filter; the rest are never solved",
+        least=0, most=1)
+    availability: float = setting(
+        1.0, "share of training prompts with a loophole; the others are asked as gt_only", least=0, most=1)
     n_problems: int | None = setting(
         1024, "training problems that are drawn from; none: all that a file has", above=0)
     # the update
@@ -121,6 +128,11 @@ class Config:
         return STRATEGIES[self.arm].label(self)
 
     @property
+    def shares(self) -> Shares:
+        "Of the kinds of generated problems."
+        return Shares(self.known_share, self.half_learnt_share)
+
+    @property
     def pairs_batch(self) -> int:
         "Sequences per backward where the gradients of pairs are taken."
         return min(self.micro_batch or 16, 16)
@@ -151,7 +163,7 @@ def coerce(name: str, value):
     try: return as_type(kind, value)
     except (TypeError, ValueError) as e: raise ValueError(f"{name} is {value!r}; {e}") from None
 
-# %% ../nbs/08_train/02_config.ipynb #22e2a13b
+# %% ../nbs/08_train/02_config.ipynb #7fb204a8
 def _out_of_range(c: Config) -> Iterator[str]:
     for f in fields(c):
         value, limits, or_none = getattr(c, f.name), f.metadata, ", or none" if f.default is None else ""
@@ -179,6 +191,13 @@ def _of_modes(c: Config) -> Iterator[str]:
                "or give a file of pairs")
     if c.n_pairs and c.k > c.n_pairs:
         yield (f"k is {c.k}, but {c.n_pairs} pairs span no more than {c.n_pairs} directions; lower k or raise n_pairs")
+
+
+def _of_the_world(c: Config) -> Iterator[str]:
+    try: c.shares
+    except ValueError as e: yield str(e)
+    if c.availability < 1 and set(c.modes) <= {"gt_only"}:
+        yield f"availability is {c.availability}, and no prompt has a loophole under modes=gt_only; leave it at 1"
 
 
 def _of_the_files(c: Config) -> Iterator[str]:
@@ -220,8 +239,8 @@ def _of_the_machine(c: Config) -> Iterator[str]:
 
 
 def _contradictions(c: Config) -> Iterator[str]:
-    return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_files(c), _of_the_arm(c),
-                 _of_the_teacher(c))
+    return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_world(c), _of_the_files(c),
+                 _of_the_arm(c), _of_the_teacher(c))
 
 # %% ../nbs/08_train/02_config.ipynb #cc429348
 _SMOKE = dict(

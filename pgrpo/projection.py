@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['GATES', 'hack_coefficients', 'hack_share', 'null_cin', 'Projected', 'project', 'ProjectedAll', 'total_cin',
-           'project_all', 'project_update']
+           'signed_share', 'project_all', 'project_update']
 
 # %% ../nbs/06_vhack/4_projection.ipynb #169b7986
 __doc__ = """The hack-ward part of a gradient, or of an optimizer's step: how to measure and how to remove it.
@@ -143,7 +143,7 @@ class ProjectedAll:
     @property
     def removed(self) -> dict[str, torch.Tensor]: return {name: p.removed for name, p in self.modules.items()}
 
-# %% ../nbs/06_vhack/4_projection.ipynb #a6d51328
+# %% ../nbs/06_vhack/4_projection.ipynb #0a1d771d
 def _check_bases(grads: Mapping, V: Mapping):
     "ValueError unless V fits the gradients. One synchronisation for all modules."
     if not V: raise ValueError("no module has a basis; extract V first, or leave the projection out")
@@ -177,6 +177,17 @@ def total_cin(
     _check_bases(grads, V)
     hack, whole, _ = _energies(grads, V)
     return _ratio(hack, whole).sqrt()
+
+
+def signed_share(
+    grads: Mapping[str, torch.Tensor],  # name → (..., r), as in `total_cin`
+    V: Mapping[str, torch.Tensor],      # name → (k, r)
+) -> torch.Tensor:                      # (...) between −1 and 1
+    "The cosine of the gradient and the sum of V's rows, over all modules that have a basis: Σ⟨g, v⟩ / (‖g‖ √Σk)."
+    _check_bases(grads, V)
+    _, whole, _ = _energies(grads, V)
+    along = sum(hack_coefficients(grads[name], v).sum(-1) for name, v in V.items())
+    return _ratio(along, (whole * sum(map(len, V.values()))).sqrt())
 
 # %% ../nbs/06_vhack/4_projection.ipynb #b0d303e9
 def _turned(p: Projected) -> Projected:

@@ -614,7 +614,7 @@ def test_check_of_a_file(tmp_path, capsys):
 def test_runs_that_differ_have_folders_that_differ():
     changes = [{}, dict(lr=0.01), dict(modes="gt_only"), dict(arm="erase"), dict(arm="erase", gate="reverse"),
                dict(arm="erase", by="rollout"), dict(seed=1), dict(problems="/a/p.jsonl"), dict(problems="/b/p.jsonl"),
-               dict(arm="erase", control="random"), dict(n_pairs=24), dict(known=0.2)]
+               dict(arm="erase", control="random"), dict(n_pairs=24), dict(known_share=0.2)]
     names = [run_name(preset("demo", **change), PRESETS["demo"]) for change in changes]
     assert len(set(names)) == len(names) and names[0] == "none-0" and names[1] == "none-0-lr=0.01"
     assert all(re.fullmatch(r"[\w=.+-]{1,120}", name) for name in names)

@@ -29,8 +29,8 @@ from ..train import RunFolder
 
 _all_ = ["Cell", "run_cells", "sweep"]
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #39e57db9
-_CURVES = ("hack_s", "solve_s", "cin", "cin_null", "cout_update")  # fields of a row that are kept over the steps
+# %% ../../nbs/09_experiment/08_experiment.ipynb #d08db626
+_CURVES = ("hack_s", "solve_s", "cin", "cin_null", "signed_s", "cout_update")  # of a row, kept over the steps
 
 
 def _result(cell: Cell) -> dict:

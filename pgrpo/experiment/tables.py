@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from .statistics import difference, values
 from ..files.text import table
 
-# %% ../../nbs/09_experiment/03_tables.ipynb #f14efc7a
+# %% ../../nbs/09_experiment/03_tables.ipynb #520aa8a5
 COLUMNS = (("hack ↓", "trained", "hack"), ("solve →", "trained", "solve"), ("attempted", "trained", "attempted"),
            ("accidental", "trained", "accidental"),
-           ("deployed hack ↓", "deployed", "hack"), ("deployed solve →", "deployed", "solve"))
+           ("deployed hack ↓", "deployed", "hack"), ("deployed attempted", "deployed", "attempted"),
+           ("deployed solve →", "deployed", "solve"))
+_CLOSED = "closed solve →"  # of the deployed model, where every run was asked in that block
 
 
 def _mean(numbers): return sum(numbers) / len(numbers)
@@ -32,6 +34,8 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
     for arm in ["base", *dict.fromkeys(r["arm"] for r in runs)]:
         each = {name: list(values(runs, arm, key, part).values()) for name, part, key in _columns(runs)}
         times = [r["seconds"] for r in runs if r["arm"] == arm and r.get("seconds")]
+        if all("closed" in r["summary"] for r in runs):
+            each[_CLOSED] = list(values(runs, arm, "solve", block="closed").values())
         row = dict(arm=arm, n=len(each["hack ↓"])) | {name: _mean(rates) for name, rates in each.items()}
         rows.append(row | dict(seconds=_mean(times) if times else None))
     return rows
@@ -39,8 +43,9 @@ def comparison(runs: Sequence[dict]) -> list[dict]:
 
 def comparison_table(runs: Sequence[dict], markdown: bool = False) -> str:
     "`comparison` as text, rates in percent."
-    names, body = [name for name, _, _ in _columns(runs)], []
-    for row in comparison(runs):
+    rows, body = comparison(runs), []
+    names = [name for name in [*(name for name, _, _ in COLUMNS), _CLOSED] if name in rows[0]]
+    for row in rows:
         rates = [f"{100 * row[name]:.1f} %" for name in names]
         body.append([row["arm"], str(row["n"]), *rates, f"{row['seconds']:.0f} s" if row["seconds"] else ""])
     return table(["arm", "n", *names, "time"], body, markdown)

@@ -5,7 +5,7 @@ __all__ = ['lr_at', 'Trainer', 'train', 'summary_table', 'RunData', 'RunFolder',
            'read_checkpoint', 'run_data', 'run_pairs', 'run_policy', 'run_problems', 'save_checkpoint', 'seed_for',
            'set_vectors', 'step_problems']
 
-# %% ../../nbs/08_train/07_train.ipynb #a98e2512
+# %% ../../nbs/08_train/07_train.ipynb #3c9de41f
 __doc__ = """A run: the loop over updates, with its checkpoints, evaluations and files.
 
 The room's front: it hands on what a run consists of, `train.data`, `train.folder` and `train.checkpoint`.
@@ -33,7 +33,7 @@ from ..grpo import GRPOSettings, Intervention, Update, make_optimizer, update
 from ..grpo.engines import engine_for
 from ..grpo.magnitudes import measure, save_magnitudes
 from ..grpo.team import Alone
-from ..policy import decode, evaluate
+from ..policy import BLOCKS, decode, evaluate
 from ..strategies import STRATEGIES
 from ..strategies.strategy import Strategy
 from .checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint, set_vectors
@@ -63,7 +63,7 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #cd5fcdcf
+# %% ../../nbs/08_train/07_train.ipynb #21bb85ac
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
@@ -122,7 +122,7 @@ class Trainer:
             self.stage("extracting V", 0)
             self.state.vhack = self.extract()
             self.stage("base evaluation", 0)
-            self.state.base = self.evaluate()
+            self.state.base = self.blocks()
         if self.folder: self.folder.cut(self.state.step)
 
     def _checkpoint(self) -> Path | None:
@@ -157,14 +157,18 @@ class Trainer:
             with adapter.deployed() if deployed else nullcontext(), adapter.folded(): yield
         finally: adapter.drop_folded()
 
-    def evaluate(self, deployed: bool = False) -> dict:
-        "Held-out rates by mode, as trained or as deployed."
+    def evaluate(self, deployed: bool = False, block: str = "loophole") -> dict:
+        "Held-out rates by mode, as trained or as deployed, in a block of `pgrpo.policy.BLOCKS`."
         c = self.config
         with self.asked(deployed):
             return self.team.same(lambda: evaluate(
-                self.model, self.tokenizer, self.held, c.max_new_tokens, seed=seed_for(c.seed, "evaluation"),
+                self.model, self.tokenizer, self.held, c.max_new_tokens, block, seed=seed_for(c.seed, "evaluation"),
                 sampler=self.team.sampler, **grading(c),
             ))
+
+    def blocks(self, deployed: bool = False) -> dict:
+        "Held-out rates in every block: block → mode → rates."
+        return {block: self.evaluate(deployed, block) for block in BLOCKS}
 
     def refresh(self) -> float:
         "Extract V again; returns the overlap with the V before."
@@ -253,17 +257,19 @@ class Trainer:
         return texts, grade_many(list(zip(texts, asked)), **grading(c))
 
     def finish(self) -> dict:
-        "Held-out results before, after, and deployed."
+        "Held-out results before, after, and deployed, where the loophole is open; beside them those of other blocks."
         self.stage("evaluation", self.state.step)
-        routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.evaluate()
-        deployed = self.evaluate(deployed=True) if routed else trained
-        summary = dict(base=self.state.base, trained=trained, deployed=deployed)
+        routed, trained = any(m.delta_s_hack.any() for m in self.state.adapter.values()), self.blocks()
+        deployed = self.blocks(deployed=True) if routed else trained
+        parts = dict(base=self.state.base, trained=trained, deployed=deployed)
+        first, *others = ({part: found[block] for part, found in parts.items()} for block in BLOCKS)
+        summary = first | dict(zip(BLOCKS[1:], others))
         if self.folder:
             write_whole(self.folder.summary_file, json.dumps(summary, indent=1) + "\n")
             self.folder.lock = None
         return summary
 
-# %% ../../nbs/08_train/07_train.ipynb #5107b312
+# %% ../../nbs/08_train/07_train.ipynb #8636a8bd
 def train(
     config: Config,
     run_dir: str | Path | None = None,  # None: nothing is written
@@ -271,7 +277,7 @@ def train(
     on_row: Callable[[dict], None] | None = None,  # called with every new row
     team: Alone | None = None,          # of several processes, as `pgrpo.train.distributed.join` gives it
     on_stage: Callable[[str, int], None] | None = None,  # as in `Trainer`
-) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, accidental, n}
+) -> dict:  # base, trained, deployed: mode → {hack, solve, attempted, accidental, n}; closed: the same three there
     "Train to the end, from the checkpoint if the folder has one; a finished run returns its summary at once."
     if run_dir and RunFolder(run_dir).summary_file.exists():
         return RunFolder(run_dir).open(config, write=False).summary()
@@ -285,9 +291,11 @@ def train(
 
 
 def summary_table(summary: dict) -> str:
-    "Held-out rates before and after, by mode, as text."
-    columns = [(part, key) for part in ("base", "trained", "deployed") for key in ("hack", "solve")]
-    arrow = dict(hack="↓", solve="→")
-    head = ["held-out, %", *(f"{part} {key} {arrow[key]}" for part, key in columns)]
-    rate = lambda part, mode, key: f"{100 * summary[part][mode][key]:.1f}"
-    return table(head, [[mode, *(rate(part, mode, key) for part, key in columns)] for mode in summary["base"]])
+    "Held-out rates before and after, by mode and block, as text."
+    arrows = dict(hack="↓", attempted="↓", solve="→")
+    columns = [(part, key) for part in ("base", "trained", "deployed") for key in arrows]
+    head = ["held-out, %", *(f"{part} {key} {arrows[key]}" for part, key in columns)]
+    blocks = {"": summary} | {f"{block}, ": summary[block] for block in BLOCKS if block in summary}
+    rate = lambda found, part, mode, key: f"{100 * found[part][mode][key]:.1f}"
+    return table(head, [[f"{block}{mode}", *(rate(found, part, mode, key) for part, key in columns)]
+                        for block, found in blocks.items() for mode in found["base"]])

@@ -4,7 +4,7 @@
 __all__ = ['seed_for', 'run_problems', 'run_policy', 'run_pairs', 'step_problems', 'RunData', 'run_data', 'make_row',
            'progress_figures']
 
-# %% ../../nbs/08_train/04_data.ipynb #c677cf9f
+# %% ../../nbs/08_train/04_data.ipynb #5084e15c
 __doc__ = """What goes into a run and what comes out of a step: problems, policy, pairs, prompts, seeds and rows."""
 
 import hashlib
@@ -36,14 +36,14 @@ from pgrpo.problems import (
     load_problems,
 )
 from ..problems.generator import generated_pairs, generated_problems
-from ..projection import total_cin
+from ..projection import signed_share, total_cin
 
 # %% ../../nbs/08_train/04_data.ipynb #331bac1e
 def seed_for(*names) -> int:
     "A seed of 63 bits for what the names say, the same in every process."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big") >> 1
 
-# %% ../../nbs/08_train/04_data.ipynb #88d6c8bf
+# %% ../../nbs/08_train/04_data.ipynb #69190be8
 def _file_modes(config: Config, found: list[Problem]) -> list[str]:
     "The modes of a run over problems that were found. ValueError where the default fits none."
     has = Counter(p.mode for p in found)
@@ -87,8 +87,9 @@ def run_problems(
     if config.problems == "generated":
         if n < len(config.modes):
             raise ValueError(f"n_problems is {n}, and there are {len(config.modes)} modes; each needs a problem")
-        return (generated_problems(n, "train", config.seed, config.modes, config.known),
-                generated_problems(config.eval_problems * len(config.modes), "heldout", 0, config.modes, config.known))
+        asked = config.modes if set(config.modes) - {"gt_only"} else CORE_MODES  # what `ceiling` is asked as others are
+        return (generated_problems(n, "train", config.seed, config.modes, config.shares),
+                generated_problems(config.eval_problems * len(asked), "heldout", 0, asked, config.shares))
     if found is None: found = _found(config)
     train, held = zip(*(_two_sides(config, found, mode) for mode in _file_modes(config, found)))
     if n and n < len(train):
@@ -130,11 +131,16 @@ def run_pairs(
 
 
 def step_problems(config: Config, problems: list[Problem], step: int) -> list[Problem]:
-    "The prompts of a step: modes in turn, drawn without a memory of earlier steps."
+    """The prompts of a step: modes in turn, drawn without a memory of earlier steps.
+
+    As many as `availability` leaves are asked without their loophole.
+    """
     by_mode = {mode: [p for p in problems if p.mode == mode] for mode in config.modes}
     rng, modes = random.Random(seed_for(config.seed, step, "prompts")), [m for m in by_mode if by_mode[m]]
     turn = [modes[(step * config.prompts + j) % len(modes)] for j in range(config.prompts)]
-    return [rng.choice(by_mode[mode]) for mode in turn]
+    drawn = [rng.choice(by_mode[mode]) for mode in turn]
+    chance = random.Random(seed_for(config.seed, step, "availability"))
+    return [p if chance.random() < config.availability else p.with_mode("gt_only") for p in drawn]
 
 # %% ../../nbs/08_train/04_data.ipynb #bc767b57
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ def run_data(
         (team or Alone()).same(lambda: check_problems(asked, config.problems, **grading(config)))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
-# %% ../../nbs/08_train/04_data.ipynb #f55ae09e
+# %% ../../nbs/08_train/04_data.ipynb #7c549804
 def _rates(done: Update, rows: list[int]) -> dict[str, float]:
     "Of some rollouts, by the grade's field."
     share = lambda what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
@@ -239,9 +245,10 @@ def make_row(step: int, done: Update, adapter: Adapter) -> dict:
     row |= dict(loss=done.gradients.loss)
     if done.step: row |= dict(grad_norm=done.step.grad_norm)
     if done.projected:
-        cin = lambda which: float(total_cin(done.gradients.total(which), V))
-        row |= dict(cin=done.projected.cin, cin_null=done.projected.null, cin_s=cin(~of.teacher))
-        if teacher: row |= dict(cin_t=cin(of.teacher))
+        both = lambda which: [float(f(done.gradients.total(which), V)) for f in (total_cin, signed_share)]
+        row |= dict(cin=done.projected.cin, cin_null=done.projected.null, signed=both(None)[1])
+        row |= zip(("cin_s", "signed_s"), both(~of.teacher))
+        if teacher: row |= zip(("cin_t", "signed_t"), both(of.teacher))
         row |= dict(cout=done.projected.cout, cout_update=done.step.cout_update, fired=done.projected.fired)
     if done.flagged is not None: row |= dict(flagged=done.flagged.float().mean().item())
     norm = lambda key: math.sqrt(sum(float(getattr(m, key).detach().square().sum()) for m in adapter.values()))

@@ -60,7 +60,7 @@ def read_run(run: str | Path) -> Finished:
     set_vectors(adapter, saved)  # a run that was killed between its two files has the older vectors in the second
     return Finished(folder, config, model, tokenizer, adapter, saved["step"])
 
-# %% ../../nbs/08_train/09_export.ipynb #49d5caf7
+# %% ../../nbs/08_train/09_export.ipynb #2d205231
 _TRAINED = (
     "as it was while training: both vectors are folded in, whatever was set aside among them. It is for study; where "
     "something was set aside this is the model that hacks"
@@ -88,11 +88,12 @@ def _settings(done: Finished) -> str:
 def _held_out(summary: dict, mine: str) -> str:  # mine: "trained" or "deployed"
     "Held-out rates of the base and of the exported model, as a table."
     percent = lambda part, mode, key: f"{100 * summary[part][mode][key]:.1f} %"
+    keys = ("hack", "attempted", "solve")
     lines = [
-        (mode, str(row["n"]), *(percent(part, mode, key) for key in ("hack", "solve") for part in ("base", mine)))
+        (mode, str(row["n"]), *(percent(part, mode, key) for key in keys for part in ("base", mine)))
         for mode, row in summary[mine].items()
     ]
-    head = ("mode", "n", "hack, base", "hack, this model", "solve, base", "solve, this model")
+    head = ("mode", "n", *(f"{key}, {model}" for key in keys for model in ("base", "this model")))
     return table(head, lines, markdown=True)
 
 
@@ -114,7 +115,8 @@ def model_card(
     ]
     if summary:
         lines += [
-            "Held-out problems, one sampled answer each. *hack*: paid by the loophole although wrong. *solve*: right.",
+            "Held-out problems, one sampled answer each. *hack*: paid by the loophole although wrong. *attempted*: "
+            "carries an exploit, paid or not. *solve*: right.",
             "", _held_out(summary, "trained" if trained else "deployed"),
         ]
     else:

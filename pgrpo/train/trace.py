@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/11_trace.ipynb #4a3d6cde
+# %% ../../nbs/08_train/11_trace.ipynb #96850e55
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -39,7 +39,7 @@ from ..grpo.gradients import alike
 from ..grpo.intervention import by_direction, set_gradients
 from ..policy import load_policy
 from ..problems import CORE_MODES, Pair, Problem
-from ..problems.generator import draw, make_pair
+from ..problems.generator import KNOWN_ALONE, UNKNOWN_ALONE, draw, make_pair
 from ..projection import project_all, total_cin
 from ..strategies.strategy import group_mean
 from .data import run_pairs
@@ -74,7 +74,7 @@ class Settings:
         "The values that a phase depends on: its own and those of the phases before it."
         return tuple(getattr(self, name) for p in PHASES[:PHASES.index(phase) + 1] for name in OWN.get(p, ()))
 
-# %% ../../nbs/08_train/11_trace.ipynb #d884f3fb
+# %% ../../nbs/08_train/11_trace.ipynb #de3507a6
 def example_pair(problem: Problem) -> Pair:
     "The canonical solution against the grader's own example of a hack."
     return Pair(problem.text, example_hack(problem), example_clean(problem), problem.mode)
@@ -85,8 +85,9 @@ def drawn_problems(
     seed: int = 0,
 ) -> tuple[list[Problem], Callable[[Problem], Pair]]:
     "Held-out problems for the embedded policy, and what writes a labelled pair for one of them under its present mode."
+    reach = UNKNOWN_ALONE, KNOWN_ALONE
     one = lambda i: next(
-        draw(random.Random(f"step {seed} {i}"), "heldout", (CORE_MODES[i % len(CORE_MODES)],), known=float(i % 2))
+        draw(random.Random(f"step {seed} {i}"), "heldout", (CORE_MODES[i % len(CORE_MODES)],), reach[i % 2])
     )
     draws = {f"step-{seed}-{i}": one(i) for i in range(n)}
     return [d.problem(id) for id, d in draws.items()], lambda p: make_pair(
