@@ -19,7 +19,7 @@ from .problems import CORE_MODES, MODES
 from .problems.generator import Shares
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #c62bb8df
+# %% ../nbs/08_train/02_config.ipynb #bc6a9206
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -45,13 +45,13 @@ class Config:
     vllm_memory: float = setting(0.3, "share of the GPU that vLLM takes beside the policy", least=0, most=1)
     # the intervention
     arm: Literal[tuple(STRATEGIES)] = setting("none", "what is done about the hack, see `pgrpo.strategies`")
-    by: Literal["direction", "rollout"] = setting(
+    acts_on: Literal["direction", "rollout"] = setting(
         "direction", "act on the part of the gradient along V, or on whole rollouts, see `pgrpo.vhack.scores`")
     control: Literal["random", "shuffled", "nonhack"] | None = setting(None, "none: the real V")
     gate: Literal["one_sided", "no_gate", "reverse"] = setting("one_sided", "which coefficients are removed")
     overshoot: float = setting(1.0, "how much of the hack-ward part is removed", least=0)
     preserve_magnitude: bool = setting(False, "stretch the projected gradient to its former length")
-    at: Literal["grad", "update"] = setting("grad", "project the gradient, or the optimizer's step")
+    project_at: Literal["grad", "update"] = setting("grad", "project the gradient, or the optimizer's step")
     rollouts_of: Literal["trained", "deployed"] = setting(
         "trained", "the model that is sampled and differentiated; deployed: without δS_hack")
     monitor: tuple[str, ...] = setting(CORE_MODES, "modes whose hacks the monitor of penalty and screen knows")
@@ -91,7 +91,7 @@ class Config:
     micro_batch: int | None = setting(
         32, "rollouts per backward, those of like length together; none: all at once", above=0)
     checkpointing: bool = setting(False, "compute each layer twice instead of keeping its activations")
-    mix: float = setting(0.0, "share of each group that comes from the teacher pool", least=0, most=1)
+    teacher_share: float = setting(0.0, "share of each group that comes from the teacher pool", least=0, most=1)
     pool: str | None = setting(None, 'file of the teacher pool; "handwritten": the one that ships')
     format_reward: float = setting(0.25, "for a fenced block that compiles", least=0)
     pass_reward: float = setting(1.0, "for passing the grader", above=0)
@@ -140,7 +140,7 @@ class Config:
     @property
     def teacher_rows(self) -> int:
         "Teacher rollouts in each group, G_t."
-        return round(self.mix * self.group_size)
+        return round(self.teacher_share * self.group_size)
 
 # %% ../nbs/08_train/02_config.ipynb #9152052b
 MAY_CHANGE = ("device", "threads", "micro_batch", "checkpointing", "vllm_memory")
@@ -163,7 +163,7 @@ def coerce(name: str, value):
     try: return as_type(kind, value)
     except (TypeError, ValueError) as e: raise ValueError(f"{name} is {value!r}; {e}") from None
 
-# %% ../nbs/08_train/02_config.ipynb #7fb204a8
+# %% ../nbs/08_train/02_config.ipynb #0959a17f
 def _out_of_range(c: Config) -> Iterator[str]:
     for f in fields(c):
         value, limits, or_none = getattr(c, f.name), f.metadata, ", or none" if f.default is None else ""
@@ -216,14 +216,15 @@ def _of_the_arm(c: Config) -> Iterator[str]:
 
 
 def _of_the_teacher(c: Config) -> Iterator[str]:
-    if c.mix > 0 and not c.pool:
-        yield ("mix is above 0, but there is no pool; make one with `pgrpo build-pool` and name it with pool, or set "
-               "mix to 0")
-    if c.pool and c.mix == 0:
-        yield "a pool is named, but mix is 0, so it would never be used; raise mix or leave the pool out"
-    if c.mix > 0 and not 0 < c.teacher_rows < c.group_size:
-        yield (f"mix {c.mix} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; both sides need at "
-               "least one")
+    if c.teacher_share > 0 and not c.pool:
+        yield ("teacher_share is above 0, but there is no pool; make one with `pgrpo build-pool` and name it with "
+               "pool, or set teacher_share to 0")
+    if c.pool and c.teacher_share == 0:
+        yield ("a pool is named, but teacher_share is 0, so it would never be used; raise teacher_share or leave the "
+               "pool out")
+    if c.teacher_share > 0 and not 0 < c.teacher_rows < c.group_size:
+        yield (f"teacher_share {c.teacher_share} of a group of {c.group_size} is {c.teacher_rows} teacher rollouts; "
+               "both sides need at least one")
 
 
 def _of_the_machine(c: Config) -> Iterator[str]:
@@ -242,7 +243,7 @@ def _contradictions(c: Config) -> Iterator[str]:
     return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_world(c), _of_the_files(c),
                  _of_the_arm(c), _of_the_teacher(c))
 
-# %% ../nbs/08_train/02_config.ipynb #cc429348
+# %% ../nbs/08_train/02_config.ipynb #8fe4d6c7
 _SMOKE = dict(
     steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3,
     checkpoint_every=2, log_modules=2, probe_every=3, warmup=1,
@@ -255,7 +256,7 @@ PRESETS = {
     "smoke": Config(**_SMOKE),
     "demo": Config(),
     "fast": Config(**_QWEN, steps=60, prompts=4, group_size=8, max_new_tokens=512, lr=3e-3, betas=(0.5, 0.9),
-                   mix=0.125, pool="handwritten"),
+                   teacher_share=0.125, pool="handwritten"),
     "full": Config(**_QWEN, steps=200, prompts=43, group_size=6, max_new_tokens=1024, lr=1e-3, beta=1e-3),
 }
 
@@ -263,9 +264,10 @@ PRESETS = {
 def _following(base: Config, changes: dict) -> dict:
     "What follows where the preset has a setting for the sake of another that is replaced."
     after, new = {}, {name for name, value in changes.items() if value != getattr(base, name)}
-    if "problems" in new: after |= dict(pool=None, mix=0.0)  # the pool is of the preset's own problems
-    if "pool" in changes: after = {} if coerce("pool", changes["pool"]) else dict(mix=0.0)
-    if "mix" in changes: after |= {} if coerce("mix", changes["mix"]) else dict(pool=None)
+    if "problems" in new: after |= dict(pool=None, teacher_share=0.0)  # the pool is of the preset's own problems
+    if "pool" in changes: after = {} if coerce("pool", changes["pool"]) else dict(teacher_share=0.0)
+    if "teacher_share" in changes:
+        after |= {} if coerce("teacher_share", changes["teacher_share"]) else dict(pool=None)
     if "problems" in new and changes["problems"] not in ("generated", "handwritten"): after["n_problems"] = None
     if "policy" in new and changes["policy"] == "embedded": after["dtype"] = "float32"
     return after | changes

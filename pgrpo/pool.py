@@ -53,7 +53,7 @@ def _completion(row) -> tuple[str, Grade]:
         require(type(value) in kinds[name], f"{said}, not of type {kinds[name][0].__name__}")
     return row.pop("text"), Grade(**row)
 
-# %% ../nbs/08_train/01_pool.ipynb #d6349f73
+# %% ../nbs/08_train/01_pool.ipynb #10eccf13
 @dataclass(frozen=True, repr=False)
 class Pool:
     "Problems and cached completions of them, graded once. ValueError, naming the problem, if it contradicts itself."
@@ -114,7 +114,7 @@ class Pool:
             here = self.completions(p) if taught else ()
             require(n <= len(here) or not taught,
                     f"{n} teacher completions are wanted for problem {p.id!r} ({p.mode}), "
-                    f"and the pool has {len(here)}; build a pool with more, or lower mix")
+                    f"and the pool has {len(here)}; build a pool with more, or lower teacher_share")
             drawn.append(tuple(rng.sample(here, n * taught)))
         return drawn
 

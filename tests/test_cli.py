@@ -61,7 +61,8 @@ def test_compare_extract_pool(tmp_path):
     done = pgrpo("build-pool", "smoke", "--n", "2", "--out", "pool.jsonl.gz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = pgrpo(
-        "train", "smoke", "--steps", "2", "--mix", "0.25", "--pool", "pool.jsonl.gz", "--run-dir", "mixed", cwd=tmp_path
+        "train", "smoke", "--steps", "2", "--teacher-share", "0.25", "--pool", "pool.jsonl.gz", "--run-dir", "mixed",
+        cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "mixed" / "rows.jsonl").read_text().splitlines()[0])
@@ -73,10 +74,11 @@ def test_compare_extract_pool(tmp_path):
     [
         ["trian"], ["train"], ["train", "dmeo"], ["train", "smoke", "--arm", "delete"],
         ["train", "smoke", "--modes", "sentinal"], ["train", "smoke", "--stepz", "3"],
-        ["train", "smoke", "--steps", "three"], ["train", "smoke", "--mix", "0.5"],
+        ["train", "smoke", "--steps", "three"], ["train", "smoke", "--teacher-share", "0.5"],
         ["train", "smoke", "--device", "cuda:9"], ["train", "smoke", "--policy", "no/such/model"],
         ["train", "smoke", "--problems", "none.jsonl"], ["train", "smoke", "--pairs", "bad.jsonl"],
-        ["train", "smoke", "--max-new-tokens", "500"], ["train", "smoke", "--mix", "0.5", "--pool", "bad.jsonl"],
+        ["train", "smoke", "--max-new-tokens", "500"],
+        ["train", "smoke", "--teacher-share", "0.5", "--pool", "bad.jsonl"],
         ["compare", "--arms", "earse"], ["results", "nowhere"],
     ],
     ids=" ".join,

@@ -29,7 +29,7 @@ RUNS = {
         beta=1e-3,
     ),
     "rollout": preset(
-        "smoke", **SMALL, arm="erase", by="rollout", steps=1, refresh=0, eval_every=0, probe_every=0, log_modules=0
+        "smoke", **SMALL, arm="erase", acts_on="rollout", steps=1, refresh=0, eval_every=0, probe_every=0, log_modules=0
     ),
 }
 WORKER = """

@@ -17,9 +17,9 @@ from pgrpo.train import RunFolder, Trainer, run_problems, train
 from pgrpo.train.models import KINDS, tiny
 
 SETTINGS = dict(
-    dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, mix=0.5, max_new_tokens=8, n_pairs=4, k=2,
-    n_problems=4, modes="sentinel,run_tests", pair_modes="sentinel,run_tests", eval_problems=1, eval_every=1, refresh=1,
-    checkpoint_every=1, probe_every=0, micro_batch=3, beta=1e-3,
+    dtype="bfloat16", arm="route", steps=2, prompts=2, group_size=4, teacher_share=0.5, max_new_tokens=8, n_pairs=4,
+    k=2, n_problems=4, modes="sentinel,run_tests", pair_modes="sentinel,run_tests", eval_problems=1, eval_every=1,
+    refresh=1, checkpoint_every=1, probe_every=0, micro_batch=3, beta=1e-3,
 )
 
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory):
 
 def settings_of(kind, folder, **more):
     "A short run of a tiny model, with a pool of hacks, since random weights find none themselves."
-    problems, _ = run_problems(preset("smoke", **SETTINGS | dict(mix=0.0, dtype="float32")))
+    problems, _ = run_problems(preset("smoke", **SETTINGS | dict(teacher_share=0.0, dtype="float32")))
     template_pool(problems, 2).save(folder / "pool.jsonl.gz")
     own = dict(policy=str(tiny(kind, folder / kind)), pool=str(folder / "pool.jsonl.gz"))
     return preset("smoke", **SETTINGS | own | more)

@@ -543,14 +543,15 @@ def test_a_run_keeps_what_it_was_about(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["fast", "full", "smoke", "demo"])
 def test_foreign_problems_have_no_teacher_but_one_that_is_named(name):
     config = preset(name, problems="mine.jsonl", pairs="mine.jsonl")
-    assert (config.pool, config.mix, config.n_problems, config.n_pairs) == (None, 0, None, PRESETS[name].n_pairs)
-    config = preset(name, problems="mine.jsonl", pool="pool.jsonl.gz", mix=0.5)
-    assert (config.pool, config.mix) == ("pool.jsonl.gz", 0.5)
-    with pytest.raises(ValueError, match="there is no pool"): preset(name, problems="mine.jsonl", mix=0.5)
+    assert (config.pool, config.teacher_share) == (None, 0)
+    assert (config.n_problems, config.n_pairs) == (None, PRESETS[name].n_pairs)
+    config = preset(name, problems="mine.jsonl", pool="pool.jsonl.gz", teacher_share=0.5)
+    assert (config.pool, config.teacher_share) == ("pool.jsonl.gz", 0.5)
+    with pytest.raises(ValueError, match="there is no pool"): preset(name, problems="mine.jsonl", teacher_share=0.5)
 
 
 def test_half_a_teacher_is_no_contradiction_of_the_preset():
-    assert preset("fast", mix=0).pool is None and preset("fast", pool=None).mix == 0
+    assert preset("fast", teacher_share=0).pool is None and preset("fast", pool=None).teacher_share == 0
     assert preset("fast", policy="embedded").dtype == "float32"
     assert preset("fast") == PRESETS["fast"] == preset("fast", problems="handwritten")
 
@@ -593,7 +594,7 @@ def test_the_command_of_the_tutorial(model, tmp_path, monkeypatch, capsys, more)
 
 
 def test_a_pool_of_other_problems_is_refused_by_a_dry_run_too(model, tmp_path):
-    config = of_file(tmp_path, some("sentinel", 6), "fast", pool="handwritten", mix=0.125, policy=str(model))
+    config = of_file(tmp_path, some("sentinel", 6), "fast", pool="handwritten", teacher_share=0.125, policy=str(model))
     why = "the pool handwritten has no problem of this run in mode sentinel"
     with pytest.raises(ValueError, match=why): plan(config)
 
@@ -613,7 +614,8 @@ def test_check_of_a_file(tmp_path, capsys):
 
 def test_runs_that_differ_have_folders_that_differ():
     changes = [{}, dict(lr=0.01), dict(modes="gt_only"), dict(arm="erase"), dict(arm="erase", gate="reverse"),
-               dict(arm="erase", by="rollout"), dict(seed=1), dict(problems="/a/p.jsonl"), dict(problems="/b/p.jsonl"),
+               dict(arm="erase", acts_on="rollout"), dict(seed=1), dict(problems="/a/p.jsonl"),
+               dict(problems="/b/p.jsonl"),
                dict(arm="erase", control="random"), dict(n_pairs=24), dict(known_share=0.2)]
     names = [run_name(preset("demo", **change), PRESETS["demo"]) for change in changes]
     assert len(set(names)) == len(names) and names[0] == "none-0" and names[1] == "none-0-lr=0.01"

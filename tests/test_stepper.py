@@ -52,7 +52,7 @@ def settled(stepper, seconds=60):
 COSTS = {  # setting → (another value, the phases that depend on it)
     "prompt": (0, PHASES), "mode": ("sentinel", PHASES), "group_size": (5, PHASES), "seed": (77, PHASES),
     "arm": ("route", PHASES[4:]), "gate": ("no_gate", PHASES[4:]), "overshoot": (1.4, PHASES[4:]),
-    "at": ("update", PHASES[4:]),
+    "project_at": ("update", PHASES[4:]),
 }
 FUNCTIONS = dict(zip(PHASES, ("generate", "grade_rollouts", "advantages", "backward", "by_direction", "take_step")))
 
@@ -100,8 +100,8 @@ def test_clicking_about_computes_each_phase_once(trace, settings, calls):
 @pytest.mark.parametrize("arm", ["erase", "route"])
 def test_a_look_is_no_step(trace, settings, arm, at):
     before = vectors(trace)
-    first = trace("step", replace(settings, arm=arm, at=at))
-    again = fresh(trace)("step", replace(settings, arm=arm, at=at))
+    first = trace("step", replace(settings, arm=arm, project_at=at))
+    again = fresh(trace)("step", replace(settings, arm=arm, project_at=at))
     assert any(d.any() for d in first.step.update.values())
     assert all(map(torch.equal, vectors(trace), before)) and all(p.grad is None for p in trace.adapter.parameters())
     assert all(torch.equal(d, again.step.update[n]) for n, d in first.step.update.items())

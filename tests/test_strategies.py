@@ -78,7 +78,7 @@ def test_what_a_strategy_declares_holds(name):
     assert Config(arm=name).label == name and (name == "none" or ARM_SETTINGS[name] == dict(arm=name))
     for setting in OF_ARMS:
         field = Config.__dataclass_fields__[setting]
-        other = {"control": "random", "gate": "no_gate", "at": "update", "by": "rollout", "overshoot": 2.0,
+        other = {"control": "random", "gate": "no_gate", "project_at": "update", "acts_on": "rollout", "overshoot": 2.0,
                  "preserve_magnitude": True, "rollouts_of": "deployed", "monitor": ("sentinel",)}[setting]
         assert other != field.default
         if setting in strategy.settings:

@@ -110,14 +110,14 @@ def test_run_dir_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(arm="erase", at="update"), dict(arm="route", gate="no_gate", overshoot=1.5),
+        dict(arm="erase", project_at="update"), dict(arm="route", gate="no_gate", overshoot=1.5),
         dict(arm="erase", gate="reverse"), dict(arm="erase", control="shuffled"),
         dict(arm="erase", control="nonhack", preserve_magnitude=True), dict(arm="route", control="random"),
         dict(beta=0.01, inner_steps=2), dict(classic=True), dict(micro_batch=3), dict(rank=32),
         dict(modes=("gt_only",)), dict(pair_modes=("run_tests", "sentinel")),
         dict(tau=0.2, global_floor=None, normalize="sum"),
-        dict(problems="handwritten", pairs="handwritten", mix=0.25, pool="handwritten", max_new_tokens=32),
-        dict(max_grad_norm=None, weight_decay=0.1), dict(by="rollout"), dict(arm="route", rollouts_of="deployed"),
+        dict(problems="handwritten", pairs="handwritten", teacher_share=0.25, pool="handwritten", max_new_tokens=32),
+        dict(max_grad_norm=None, weight_decay=0.1), dict(acts_on="rollout"), dict(arm="route", rollouts_of="deployed"),
         dict(arm="penalty"), dict(arm="screen", monitor=("sentinel",)), dict(arm="advantage", control="nonhack"),
         dict(arm="trusted"),
     ],
@@ -128,7 +128,7 @@ def test_every_setting_runs(settings):
     assert len(rows) == 1 and 0 <= rows[0]["reward"] <= 1.25
 
 
-@pytest.mark.parametrize("settings", [dict(arm="erase"), dict(arm="route", by="rollout"), dict(arm="advantage")])
+@pytest.mark.parametrize("settings", [dict(arm="erase"), dict(arm="route", acts_on="rollout"), dict(arm="advantage")])
 def test_no_backward_holds_more_than_a_micro_batch(settings):
     trainer, sizes = Trainer(preset("smoke", refresh=0, micro_batch=3, **settings)), []
     count = lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])) if torch.is_grad_enabled() else None

@@ -27,7 +27,7 @@ def controlled(
         name(label, control, variant): settings | dict(control=control) for control in controls
     }
 
-# %% ../../nbs/09_experiment/01_arms.ipynb #e74905f5
+# %% ../../nbs/09_experiment/01_arms.ipynb #f5b5cb17
 _WEAK = CORE_MODES[:2]               # the modes that a weak monitor knows
 _LEFT_ALONE = dict(none={}, erase=dict(arm="erase"))
 OF_NONE = "of none"                 # a teacher pool sampled from the finished run `none` of the same seed
@@ -49,13 +49,13 @@ def _of_registry(anytime: bool) -> dict[str, dict]:
 
 ARM_SETTINGS = {
     **_of_registry(anytime=True),
-    **controlled("erase rollout", controls=_RANDOM, arm="erase", by="rollout"),
-    **controlled("route rollout", controls=_RANDOM, arm="route", by="rollout"),
+    **controlled("erase rollout", controls=_RANDOM, arm="erase", acts_on="rollout"),
+    **controlled("route rollout", controls=_RANDOM, arm="route", acts_on="rollout"),
     **controlled("route deployed", controls=_RANDOM, arm="route", rollouts_of="deployed"),
     "ceiling": dict(modes=("gt_only",)),
     **_of_registry(anytime=False),
     # one setting changed
-    "erase at update": dict(arm="erase", at="update"),
+    "erase at update": dict(arm="erase", project_at="update"),
     "erase no gate": dict(arm="erase", gate="no_gate"),
     "erase reverse": dict(arm="erase", gate="reverse"),
     **{f"erase refresh {steps}": dict(arm="erase", refresh=steps) for steps in (5, 20)},
@@ -65,7 +65,7 @@ ARM_SETTINGS = {
     "erase summed NLL": dict(arm="erase", normalize="sum"),
     # what is no part of the intervention
     **{f"{name} KL": settings | dict(beta=0.05) for name, settings in _LEFT_ALONE.items()},
-    **{f"{name} teacher": settings | dict(mix=0.5, pool=OF_NONE) for name, settings in _LEFT_ALONE.items()},
+    **{f"{name} teacher": settings | dict(teacher_share=0.5, pool=OF_NONE) for name, settings in _LEFT_ALONE.items()},
     **{f"{name} long": settings | _LONG for name, settings in _LEFT_ALONE.items()},
     "advantage long": dict(arm="advantage") | _LONG,
 }

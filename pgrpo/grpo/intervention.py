@@ -21,7 +21,7 @@ from ..projection import Projected, ProjectedAll, hack_share, project_all, total
 from ..strategies import named, refusal, unprepared
 from ..strategies.strategy import Strategy
 
-# %% ../../nbs/07_grpo/3_intervention.ipynb #1061bf7c
+# %% ../../nbs/07_grpo/3_intervention.ipynb #a59d53af
 @dataclass(frozen=True)
 class Intervention:
     """What is done to the gradients of a run.
@@ -34,7 +34,7 @@ class Intervention:
     gate: str = "one_sided"         # these three as in `pgrpo.projection.project`
     overshoot: float = 1.0
     preserve_magnitude: bool = False
-    at: str = "grad"                # "update": leave the gradient as it is and project the optimizer's step
+    project_at: str = "grad"                # "update": leave the gradient as it is and project the optimizer's step
 
     def __post_init__(self):
         if isinstance(self.arm, str):
@@ -53,7 +53,7 @@ class Intervention:
     @classmethod
     def of(cls, config, arm: Strategy, V) -> "Intervention":
         "With a run's settings, as `pgrpo.config.Config` has them."
-        return cls(arm, V, config.gate, config.overshoot, config.preserve_magnitude, config.at)
+        return cls(arm, V, config.gate, config.overshoot, config.preserve_magnitude, config.project_at)
 
     def project(
         self,
@@ -64,7 +64,7 @@ class Intervention:
         if not self.V: return None
         return project_all(values, self.V, self.gate, self.overshoot, self.preserve_magnitude, at)
 
-# %% ../../nbs/07_grpo/3_intervention.ipynb #9c5585be
+# %% ../../nbs/07_grpo/3_intervention.ipynb #ebab9f22
 @dataclass(frozen=True)
 class Intervened:
     "What an arm found, and what it hands the optimizer."
@@ -80,7 +80,7 @@ def by_direction(
     "What an arm makes of a gradient, from the gradient and V alone."
     g = how.arm.gradient(g)
     projected = how.project(g)
-    if projected is None or how.at == "update": return Intervened(projected, g, None)
+    if projected is None or how.project_at == "update": return Intervened(projected, g, None)
     return Intervened(projected, *how.arm.divide(g, projected.grads, projected.removed))
 
 # %% ../../nbs/07_grpo/3_intervention.ipynb #3160ae32
@@ -131,7 +131,7 @@ def intervene(
     set_gradients(adapter, found)
     return found
 
-# %% ../../nbs/07_grpo/3_intervention.ipynb #275d7d87
+# %% ../../nbs/07_grpo/3_intervention.ipynb #288a383d
 @dataclass(frozen=True)
 class Settled:
     "What became of the vectors in one step of the optimizer."
@@ -153,7 +153,7 @@ def settle(
 ) -> Settled:
     "Measure the step that the optimizer made, and project it first where that is asked for."
     update = {name: m.delta_s - before[name][0] for name, m in adapter.items()}
-    if how.at == "update" and how.arm.reads_V:
+    if how.project_at == "update" and how.arm.reads_V:
         projected = how.project(update, at="update")
         update, routed = how.arm.divide(update, projected.grads, projected.removed)
         for name, m in adapter.items():

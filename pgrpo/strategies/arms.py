@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from .strategy import Strategy
 
-# %% ../../nbs/06a_strategies/2_arms.ipynb #6785695d
-WHOLE = ("gate", "overshoot", "preserve_magnitude", "at")  # settings of a projection: rollouts are not projected
+# %% ../../nbs/06a_strategies/2_arms.ipynb #cb4a4dc5
+WHOLE = ("gate", "overshoot", "preserve_magnitude", "project_at")  # of a projection: rollouts are not projected
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,25 @@ class Measured(Strategy):
 
     @classmethod
     def prepare(cls, config, evidence):
-        return cls(evidence.detector()) if config.by == "rollout" else cls()
+        return cls(evidence.detector()) if config.acts_on == "rollout" else cls()
 
     @classmethod
-    def ways(cls, config): return ["rollout"] if config.by == "rollout" else []
+    def ways(cls, config): return ["rollout"] if config.acts_on == "rollout" else []
 
     @classmethod
     def contradictions(cls, config) -> Iterator[str]:
-        if config.by != "rollout": return
+        if config.acts_on != "rollout": return
         for name in WHOLE:
             value = getattr(config, name)
             if value != type(config).__dataclass_fields__[name].default:
-                yield (f"by=rollout leaves gradients whole, so {name}={value} would do nothing; leave it out, or "
-                       "choose by=direction")
+                yield (f"acts_on=rollout leaves gradients whole, so {name}={value} would do nothing; leave it out, "
+                       "or choose acts_on=direction")
         if config.refresh:
-            yield ("by=rollout scores rollouts at the base model and does not use V, so a refreshed V would do "
+            yield ("acts_on=rollout scores rollouts at the base model and does not use V, so a refreshed V would do "
                    "nothing; set refresh to 0")
 
     @classmethod
-    def scores_rollouts(cls, config): return config.by == "rollout"
+    def scores_rollouts(cls, config): return config.acts_on == "rollout"
 
     def to(self, device): return replace(self, detector=self.detector and self.detector.to(device))
 
@@ -54,8 +54,9 @@ class Plain(Measured):
     name: ClassVar = "none"
     about: ClassVar = "measure the hack-ward part and leave it"
     done: ClassVar = "Nothing is changed: this arm only measures."
-    settings: ClassVar = (*Strategy.settings, "control", "by")
-    why_not: ClassVar = {"at": "at=update projects a step, and the arm none projects nothing; choose erase or route"}
+    settings: ClassVar = (*Strategy.settings, "control", "acts_on")
+    why_not: ClassVar = {
+        "project_at": "project_at=update projects a step, and the arm none projects nothing; choose erase or route"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Erase(Measured):
     removed_is: ClassVar = "removed"
     needs: ClassVar = "pairs"
     color: ClassVar = "#2b7bd4"
-    settings: ClassVar = (*Strategy.settings, "control", "by", "at")
+    settings: ClassVar = (*Strategy.settings, "control", "acts_on", "project_at")
     controls: ClassVar = ("random", "shuffled", "nonhack")
     reads_V: ClassVar = True
 
@@ -76,7 +77,7 @@ class Erase(Measured):
 
     def divide(self, whole, kept, removed): return kept, None
 
-# %% ../../nbs/06a_strategies/2_arms.ipynb #3caac72c
+# %% ../../nbs/06a_strategies/2_arms.ipynb #a7b386ef
 @dataclass(frozen=True)
 class Route(Measured):
     "The hack-ward part trains δS_hack."
@@ -86,7 +87,7 @@ class Route(Measured):
     removed_is: ClassVar = "routed to δS_hack"
     needs: ClassVar = "pairs"
     color: ClassVar = "#009e73"
-    settings: ClassVar = ("gate", "overshoot", "control", "by", "at", "rollouts_of")
+    settings: ClassVar = ("gate", "overshoot", "control", "acts_on", "project_at", "rollouts_of")
     why_not: ClassVar = {
         "preserve_magnitude": "preserve_magnitude stretches what stays in δS, so removed and kept no longer add up to "
                               "the gradient that route divides; leave it out",

@@ -47,10 +47,10 @@ from .effect import Backward, Compared, Effect, Likelihoods, completion_likeliho
 from ..vhack import extract
 from ..vhack.gradients import encode_pairs
 
-# %% ../../nbs/08_train/11_trace.ipynb #b0cd51f2
+# %% ../../nbs/08_train/11_trace.ipynb #3339e484
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
 # the settings that enter at a phase
-OWN = {"generate": ("prompt", "mode", "group_size", "seed"), "project": ("arm", "gate", "overshoot", "at")}
+OWN = {"generate": ("prompt", "mode", "group_size", "seed"), "project": ("arm", "gate", "overshoot", "project_at")}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Settings:
     arm: str = "erase"
     gate: str = "one_sided"
     overshoot: float = 1.0
-    at: str = "grad"
+    project_at: str = "grad"
 
     def config(self, base: Config) -> Config:
         "The base with these settings. ValueError, in a sentence, where they contradict each other."
@@ -94,7 +94,7 @@ def drawn_problems(
         replace(draws[p.id], mode=p.mode), random.Random(p.id)
     )
 
-# %% ../../nbs/08_train/11_trace.ipynb #77ceda2d
+# %% ../../nbs/08_train/11_trace.ipynb #294e1f8e
 class Trace:
     "One update of one policy, phase by phase, under any settings."
     def __init__(
@@ -184,7 +184,7 @@ class Trace:
 
     def _how(self, c: Config) -> Intervention:
         "The intervention under these settings."
-        return Intervention(c.arm, self.V, c.gate, c.overshoot, c.preserve_magnitude, c.at)
+        return Intervention(c.arm, self.V, c.gate, c.overshoot, c.preserve_magnitude, c.project_at)
 
     def _advantage(self, c, settings, rollouts, grades):
         R = reward_tensor(grades)

@@ -66,7 +66,7 @@ def _compared(made, settings):
         f"nothing. {up} rollouts will be made likelier, {down} less likely."
     )
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #862c4a5a
+# %% ../../nbs/10_widgets/04_phases.ipynb #612e8778
 _NO_GRADIENT = (
     "No group has rewards that differ, so there is no gradient and no step. Take another seed, or larger groups."
 )
@@ -85,14 +85,14 @@ def _went_back(made, settings):
 def _projected(made, settings):
     found = made["project"].projected
     after, did = "", STRATEGIES[settings.arm].done
-    if on_gradient(settings.arm, settings.at): after = f", {found.cout:.3f} after"
+    if on_gradient(settings.arm, settings.project_at): after = f", {found.cout:.3f} after"
     elif STRATEGIES[settings.arm].reads_V: did = "The gradient is left as it is: this setting projects the step."
     return f"cin over all modules is {found.cin:.3f} before{after}; a random V would have {found.null:.3f}. {did}"
 
 
 def _stepped(made, settings):
     found, effect = made["project"].projected, made["step"]
-    handed = found.cout if on_gradient(settings.arm, settings.at) else found.cin
+    handed = found.cout if on_gradient(settings.arm, settings.project_at) else found.cin
     trained, deployed = ((now - effect.before).swing.mean().item() for now in (effect.trained, effect.deployed))
     also = "" if effect.deployed is effect.trained else f" ({deployed:+.2f} as deployed)"
     return (
@@ -166,10 +166,10 @@ def rollout_cards(tokenizer, phase: str, made: Mapping, group: int) -> str:
         each.append(card(names[b], body, _badges(known, made, b), kind))
     return asked(rollouts.problems[rows[0]]) + cards(each)
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #2e676da1
+# %% ../../nbs/10_widgets/04_phases.ipynb #fe4c8887
 def figures(phase: str, V: Mapping, made: Mapping, settings: Settings) -> list[go.Figure]:
     "The figures of a phase; none where there is nothing to draw."
-    rollouts, arm, at = made["generate"], settings.arm, settings.at
+    rollouts, arm, at = made["generate"], settings.arm, settings.project_at
     if phase == "generate" or not _learns(phase, made): return []
     if phase == "grade": return [outcome_figure(rollouts, made["grade"])]
     if phase == "advantage": return [advantage_figure(rollouts, made["grade"], made["advantage"])]
