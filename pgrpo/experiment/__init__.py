@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['results', 'save_results', 'load_results', 'comparison_figure', 'compare', 'Cell', 'run_cells', 'sweep']
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #9f09af06
+# %% ../../nbs/09_experiment/08_experiment.ipynb #ed99f3fb
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 The room's front: it hands on what a sweep is and what runs it. Each run is a process of its own and writes an ordinary
@@ -26,6 +26,7 @@ from ..figures.plots import color, dash, new_panels, running_mean, save_figure, 
 from ..files.jsonl import read_rows, write_rows
 from ..files.whole import check_place, write_whole
 from ..train import RunFolder
+from ..vhack import CONTROLS
 
 _all_ = ["Cell", "run_cells", "sweep"]
 
@@ -69,7 +70,7 @@ def load_results(path: str | Path) -> list[dict]:
     "What `save_results` wrote. ValueError naming a line that is damaged or not of a finished run, or an empty file."
     return read_rows(path, _complete)
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #a9c9bc78
+# %% ../../nbs/09_experiment/08_experiment.ipynb #b3c7ff6b
 def _training_curve(fig: go.Figure, arm: str, runs: Sequence[dict], smooth: int):
     "Hacking while training, on the left: the mean over seeds, and a band where there are several."
     series = [running_mean(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
@@ -86,38 +87,41 @@ def _training_curve(fig: go.Figure, arm: str, runs: Sequence[dict], smooth: int)
     )
 
 
-def _held_out_bars(fig: go.Figure, arms: Sequence[str], runs: Sequence[dict]):
-    "Held-out hacking and solving of the deployed model, on the right: means over seeds."
-    for key in ("hack", "solve"):
-        ends = [list(values(runs, arm, key).values()) for arm in arms]
-        y = [sum(100 * v for v in each) / len(each) for each in ends]
-        fig.add_bar(x=list(arms), y=y, name=key, marker_color=color(key), row=1, col=2)
+def _place(fig: go.Figure, arm: str, runs: Sequence[dict]):
+    "Where an arm ends, on the right: a faint dot per seed, its mean in full; hollow for a control and for the base."
+    x, y = ([100 * v for v in values(runs, arm, key).values()] for key in ("solve", "hack"))
+    hollow = arm == "base" or set(arm.split()) & set(CONTROLS)
+    symbol = {"base": "square", "ceiling": "star"}.get(arm, "circle") + ("-open" if hollow else "")
+    look = dict(symbol=symbol, color=color("none" if arm == "base" else arm))
+    if len(x) > 1:
+        fig.add_scatter(x=x, y=y, mode="markers", marker=look | dict(size=6, opacity=0.4), showlegend=False, name=arm,
+                        row=1, col=2)
+    fig.add_scatter(
+        x=[sum(x) / len(x)], y=[sum(y) / len(y)], mode="markers", name=arm, showlegend=arm == "base",
+        marker=look | dict(size=15 if arm == "ceiling" else 12), row=1, col=2,
+        hovertemplate=f"{arm}: solve %{{x:.1f}} %, hack %{{y:.1f}} %<extra></extra>",
+    )
 
 
 def comparison_figure(
     runs: Sequence[dict],
     smooth: int = 5,  # steps of the running mean
 ) -> go.Figure:
-    "Hack rate over training, by arm, and held-out hack and solve rates of the deployed model."
+    "Hacking over training, by arm, and where each arm ends: held-out solving against hacking of the deployed model."
     arms = list(dict.fromkeys(r["arm"] for r in runs))
     fig = new_panels(
-        1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1,
-        subplot_titles=("rollouts that hack, while training", "held out, deployed"),
+        1, 2, column_widths=[0.52, 0.48], horizontal_spacing=0.1,
+        subplot_titles=("rollouts that hack, while training", "where the deployed model ends, held out"),
     )
     for arm in arms: _training_curve(fig, arm, runs, smooth)
-    _held_out_bars(fig, ["base", *arms], runs)
+    for arm in ["base", *arms]: _place(fig, arm, runs)
     fig.update_xaxes(title_text="step", row=1, col=1)
     fig.update_yaxes(title_text="rollouts, %", range=[0, 100], row=1, col=1)
-    fig.update_yaxes(title_text="completions, %", range=[0, 100], row=1, col=2)
+    fig.update_xaxes(title_text="answers that solve, %", rangemode="tozero", row=1, col=2)
+    fig.update_yaxes(title_text="answers that hack, %", range=[-3, 100], row=1, col=2)
     n = len({r["seed"] for r in runs})
-    fig.update_layout(
-        title=f"Reward hacking under GRPO, left alone, erased and routed ({n} seed{'s' if n > 1 else ''})", width=980,
-        height=420,
-    )
-    if len(arms) > 8: # names do not fit side by side, nor all arms beside a figure of that height
-        fig.update_xaxes(tickangle=-90, row=1, col=2)
-        fig.update_layout(width=max(980, 500 + 30 * len(arms)), height=max(560, 200 + 21 * len(arms)))
-    return fig
+    title = f"Reward hacking under GRPO, by what is done about it ({n} seed{'s' if n > 1 else ''})"
+    return fig.update_layout(title=title, width=980, height=max(420, 200 + 21 * len(arms)))
 
 # %% ../../nbs/09_experiment/08_experiment.ipynb #df02219c
 def _write(runs: list[dict], out: Path, figure: str | Path | None) -> list[dict]:
