@@ -19,7 +19,7 @@ from .problems import CORE_MODES, MODES
 from .problems.generator import Shares
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #bc6a9206
+# %% ../nbs/08_train/02_config.ipynb #7ab780d6
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -79,7 +79,7 @@ class Config:
     n_problems: int | None = setting(
         1024, "training problems that are drawn from; none: all that a file has", above=0)
     # the update
-    steps: int = setting(56, "optimizer updates of the run", above=0)
+    steps: int = setting(80, "optimizer updates of the run", above=0)
     prompts: int = setting(16, "P, per step", above=0)
     group_size: int = setting(8, "G, rollouts per prompt", above=0)
     max_new_tokens: int = setting(48, "of a completion; also the constant that losses are divided by", above=0)
@@ -100,16 +100,16 @@ class Config:
         10.0, "that it may sleep; waiting for a busy machine does not count", above=0)
     memory_mb: int = setting(512, "MiB that it may take; a problem may name limits of its own", above=0)
     # the optimizer
-    lr: float = setting(3e-2, "learning rate after the warm-up", above=0)
+    lr: float = setting(4.5e-2, "learning rate after the warm-up", above=0)
     betas: tuple[float, float] = setting((0.9, 0.99), "of AdamW")
     warmup: int = setting(5, "steps", least=0)
     weight_decay: float = setting(0.0, "on δS alone", least=0)
     max_grad_norm: float | None = setting(1.0, "clip the gradient's norm over all vectors; none: do not", above=0)
     # looking
     eval_problems: int = setting(
-        64, "held-out answers per mode, before and after; each to another problem while there are so many", above=0)
+        128, "held-out answers per mode, before and after; each to another problem while there are so many", above=0)
     eval_every: int = setting(
-        0, "held-out evaluation of the deployed model every so many steps; 0: only at the end", least=0)
+        16, "held-out evaluation of the deployed model every so many steps; 0: only at the end", least=0)
     log_rollouts: int = setting(8, "rollouts written per step", least=0)
     log_modules: int = setting(10, "every module's figures every so many steps; 0: never", least=0)
     probe_every: int = setting(
@@ -243,14 +243,14 @@ def _contradictions(c: Config) -> Iterator[str]:
     return chain(_out_of_range(c), _of_the_machine(c), _of_modes(c), _of_the_world(c), _of_the_files(c),
                  _of_the_arm(c), _of_the_teacher(c))
 
-# %% ../nbs/08_train/02_config.ipynb #8fe4d6c7
+# %% ../nbs/08_train/02_config.ipynb #a7a3427d
 _SMOKE = dict(
     steps=6, prompts=4, group_size=4, n_pairs=8, k=2, n_problems=32, eval_problems=4, eval_every=3, refresh=3,
     checkpoint_every=2, log_modules=2, probe_every=3, warmup=1,
 )
 _QWEN = dict(
     policy="Qwen/Qwen3-4B", dtype="bfloat16", device="cuda", threads=8, problems="handwritten", pairs="handwritten",
-    n_pairs=24, k=5, n_problems=32, micro_batch=4, eval_problems=8,
+    n_pairs=24, k=5, n_problems=32, micro_batch=4, eval_problems=8, eval_every=0,
 )
 PRESETS = {
     "smoke": Config(**_SMOKE),

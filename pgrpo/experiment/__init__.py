@@ -30,8 +30,10 @@ from ..vhack import CONTROLS
 
 _all_ = ["Cell", "run_cells", "sweep"]
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #d08db626
-_CURVES = ("hack_s", "solve_s", "cin", "cin_null", "signed_s", "cout_update")  # of a row, kept over the steps
+# %% ../../nbs/09_experiment/08_experiment.ipynb #1a443234
+_CURVES = (  # of a row, kept over the steps; the last two are held out, every `eval_every` steps
+    "hack_s", "solve_s", "cin", "cin_null", "signed_s", "cout_update", "hack_deploy", "solve_deploy",
+)
 
 
 def _result(cell: Cell) -> dict:
@@ -70,20 +72,29 @@ def load_results(path: str | Path) -> list[dict]:
     "What `save_results` wrote. ValueError naming a line that is damaged or not of a finished run, or an empty file."
     return read_rows(path, _complete)
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #b3c7ff6b
-def _training_curve(fig: go.Figure, arm: str, runs: Sequence[dict], smooth: int):
-    "Hacking while training, on the left: the mean over seeds, and a band where there are several."
-    series = [running_mean(r["curves"]["hack_s"], smooth) for r in runs if r["arm"] == arm]
-    steps = list(range(len(series[0])))
-    if len(series) > 1:
-        low, high = [[100 * f(values) for values in zip(*series)] for f in (min, max)]
+# %% ../../nbs/09_experiment/08_experiment.ipynb #aad638d6
+def _course(run: dict, key: str, smooth: int, held_out: bool) -> tuple[list[int], list[float]]:
+    "Steps and percent: of the held-out set, from the base policy on, or of the rollouts of training, smoothed."
+    if not held_out:
+        shares = running_mean(run["curves"][f"{key}_s"], smooth)
+        return list(range(len(shares))), [100 * v for v in shares]
+    shares = [run["summary"]["base"]["mean"][key], *run["curves"][f"{key}_deploy"]]
+    return [i * run["config"]["eval_every"] for i in range(len(shares))], [100 * v for v in shares]
+
+
+def _curve(fig: go.Figure, arm: str, runs: Sequence[dict], key: str, col: int, **how):
+    "An arm over training: the mean over seeds, and a band from the lowest to the highest where there are several."
+    courses = [_course(r, key, **how) for r in runs if r["arm"] == arm]
+    steps, each = courses[0][0], [y for _, y in courses]
+    if len(each) > 1:
+        low, high = [[f(values) for values in zip(*each)] for f in (min, max)]
         fig.add_scatter(
             x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=tint(color(arm), 0.15),
-            line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=1,
+            line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=col,
         )
     fig.add_scatter(
-        x=steps, y=[100 * sum(v) / len(v) for v in zip(*series)], name=arm,
-        line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=1,
+        x=steps, y=[sum(v) / len(v) for v in zip(*each)], name=arm, legendgroup=arm, showlegend=col == 1, mode="lines",
+        line=dict(color=color(arm), dash=dash(arm), width=2.5), row=1, col=col,
     )
 
 
@@ -95,33 +106,38 @@ def _place(fig: go.Figure, arm: str, runs: Sequence[dict]):
     look = dict(symbol=symbol, color=color("none" if arm == "base" else arm))
     if len(x) > 1:
         fig.add_scatter(x=x, y=y, mode="markers", marker=look | dict(size=6, opacity=0.4), showlegend=False, name=arm,
-                        row=1, col=2)
+                        row=1, col=3)
     fig.add_scatter(
         x=[sum(x) / len(x)], y=[sum(y) / len(y)], mode="markers", name=arm, showlegend=arm == "base",
-        marker=look | dict(size=15 if arm == "ceiling" else 12), row=1, col=2,
+        marker=look | dict(size=15 if arm == "ceiling" else 12), row=1, col=3,
         hovertemplate=f"{arm}: solve %{{x:.1f}} %, hack %{{y:.1f}} %<extra></extra>",
     )
 
 
 def comparison_figure(
     runs: Sequence[dict],
-    smooth: int = 5,  # steps of the running mean
+    smooth: int = 5,  # steps of the running mean, where there is no held-out curve
 ) -> go.Figure:
-    "Hacking over training, by arm, and where each arm ends: held-out solving against hacking of the deployed model."
-    arms = list(dict.fromkeys(r["arm"] for r in runs))
-    fig = new_panels(
-        1, 2, column_widths=[0.52, 0.48], horizontal_spacing=0.1,
-        subplot_titles=("rollouts that hack, while training", "where the deployed model ends, held out"),
-    )
-    for arm in arms: _training_curve(fig, arm, runs, smooth)
+    """Hacking and solving over training, by arm, and where each arm ends: the deployed model's solving against hacking.
+
+    The curves are those of the held-out set where every run was evaluated on the way, else of the rollouts of training.
+    """
+    arms, held_out = list(dict.fromkeys(r["arm"] for r in runs)), all(r["curves"].get("hack_deploy") for r in runs)
+    whose = "held out" if held_out else "rollouts"
+    fig = new_panels(1, 3, horizontal_spacing=0.075, subplot_titles=(
+        f"hacking over the steps, {whose}", f"solving over the steps, {whose}", "where the deployed model ends"))
+    for arm in arms:
+        for col, key in ((1, "hack"), (2, "solve")): _curve(fig, arm, runs, key, col, smooth=smooth, held_out=held_out)
     for arm in ["base", *arms]: _place(fig, arm, runs)
-    fig.update_xaxes(title_text="step", row=1, col=1)
-    fig.update_yaxes(title_text="rollouts, %", range=[0, 100], row=1, col=1)
-    fig.update_xaxes(title_text="answers that solve, %", rangemode="tozero", row=1, col=2)
-    fig.update_yaxes(title_text="answers that hack, %", range=[-3, 100], row=1, col=2)
+    for col, key in ((1, "hack"), (2, "solve")):
+        fig.update_xaxes(title_text="step", row=1, col=col)
+        fig.update_yaxes(title_text=f"{key}, %", rangemode="tozero", row=1, col=col)
+    fig.update_yaxes(range=[-3, 100], row=1, col=1)
+    fig.update_xaxes(title_text="solve, %", rangemode="tozero", row=1, col=3)
+    fig.update_yaxes(title_text="hack, %", range=[-3, 100], row=1, col=3)
     n = len({r["seed"] for r in runs})
     title = f"Reward hacking under GRPO, by what is done about it ({n} seed{'s' if n > 1 else ''})"
-    return fig.update_layout(title=title, width=980, height=max(420, 200 + 21 * len(arms)))
+    return fig.update_layout(title=title, width=1100, height=max(400, 200 + 21 * len(arms)))
 
 # %% ../../nbs/09_experiment/08_experiment.ipynb #df02219c
 def _write(runs: list[dict], out: Path, figure: str | Path | None) -> list[dict]:

@@ -27,11 +27,11 @@ def controlled(
         name(label, control, variant): settings | dict(control=control) for control in controls
     }
 
-# %% ../../nbs/09_experiment/01_arms.ipynb #f5b5cb17
+# %% ../../nbs/09_experiment/01_arms.ipynb #60f4f99d
 _WEAK = CORE_MODES[:2]               # the modes that a weak monitor knows
 _LEFT_ALONE = dict(none={}, erase=dict(arm="erase"))
 OF_NONE = "of none"                 # a teacher pool sampled from the finished run `none` of the same seed
-_LONG = dict(steps=168)              # three times the steps of the preset `demo`
+_LONG = dict(steps=240)              # three times the steps of the preset `demo`
 _RANDOM = CONTROLS[:1]
 
 
