@@ -19,7 +19,7 @@ from .problems import CORE_MODES, MODES
 from .problems.generator import Shares
 from .strategies import OF_ARMS, STRATEGIES, refusal
 
-# %% ../nbs/08_train/02_config.ipynb #7ab780d6
+# %% ../nbs/08_train/02_config.ipynb #3a9809a2
 def setting(
     default,
     help: str = "",              # one line, for the command's help
@@ -100,7 +100,7 @@ class Config:
         10.0, "that it may sleep; waiting for a busy machine does not count", above=0)
     memory_mb: int = setting(512, "MiB that it may take; a problem may name limits of its own", above=0)
     # the optimizer
-    lr: float = setting(4.5e-2, "learning rate after the warm-up", above=0)
+    lr: float = setting(3e-2, "learning rate after the warm-up", above=0)
     betas: tuple[float, float] = setting((0.9, 0.99), "of AdamW")
     warmup: int = setting(5, "steps", least=0)
     weight_decay: float = setting(0.0, "on δS alone", least=0)

@@ -15,7 +15,7 @@ from .statistics import values
 from ..figures.plots import color, dash, new_figure, new_panels, running_mean
 from ..problems import CORE_MODES
 
-# %% ../../nbs/09_experiment/11_charts.ipynb #f30de227
+# %% ../../nbs/09_experiment/11_charts.ipynb #0a6bf7f6
 def _dots(fig: go.Figure, arm: str, each: Sequence[float], below: bool):
     "An arm's seeds and their mean; `below`: the arms stand below one another."
     look = color("none" if arm == "base" else arm)
@@ -37,10 +37,11 @@ def seeds_figure(
     arms: Sequence[str],  # from left to right; "base" for the policy before training
     key: str = "hack",    # or "solve", "attempted", "accidental"
     title: str = "",
+    block: str = "loophole",  # as in `values`
 ) -> go.Figure:
     "One dot per seed of the deployed model, a bar at the mean. Where names are long the arms stand below one another."
     fig, below = new_figure(), sum(map(len, arms)) > 60
-    for arm in arms: _dots(fig, arm, [100 * v for v in values(runs, arm, key).values()], below)
+    for arm in arms: _dots(fig, arm, [100 * v for v in values(runs, arm, key, block=block).values()], below)
     fig.update_layout(title=title, width=760, height=130 + 30 * len(arms) if below else 400)
     rate = dict(title_text=f"{key} rate, held out, deployed, %", rangemode="tozero")
     if below: fig.update_xaxes(**rate).update_yaxes(autorange="reversed")

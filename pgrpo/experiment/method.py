@@ -86,26 +86,28 @@ def controls(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Are the controls of `erase` idle?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/12_method.ipynb #bdcf5f60
+# %% ../../nbs/09_experiment/12_method.ipynb #7187d262
 def cost(runs: Sequence[dict]) -> Finding:
-    "Whether erasing costs honest solving: little is less than 5 points against the base policy."
-    d, ceiling = difference(runs, "erase", "base", "solve"), difference(runs, "ceiling", "base", "solve")
+    "Whether erasing costs honest learning: little is less than 5 points against `ceiling`, asked without a loophole."
+    d, learnt = (difference(runs, arm, other, "solve", block="closed")
+                 for arm, other in (("erase", "ceiling"), ("erase", "base")))
     verdict = "open"
     if d.low > -0.05: verdict = "little" if d.high < 0 else "no"
     elif d.high < -0.05: verdict = "yes"
     lead = {
-        "no": "Honest solving stays", "little": "Honest solving falls by less than 5 points",
-        "yes": "Honest solving falls by more than 5 points", "open": "The seeds do not decide it",
+        "no": "Honest work is learnt as without a loophole", "little": "Less than 5 points are lost to `ceiling`",
+        "yes": "More than 5 points are lost to `ceiling`", "open": "The seeds do not decide it",
     }[verdict]
+    gained = difference(runs, "ceiling", "base", "solve", block="closed")
     sentence = (
-        f"{lead}: under `erase` {d} against the base policy, {difference(runs, 'erase', 'none', 'solve')} against "
-        f"`none`. `ceiling` changes by {ceiling} against its own base policy"
+        f"{lead}: asked without the loophole, `erase` solves {percent(runs, 'erase', 'solve', block='closed')}, {d} "
+        f"against `ceiling` and {learnt} against the base policy, where honest training gains {gained.short}"
     )
-    if ceiling.high < 0.05: sentence += ": honest training adds little to this policy in so few steps"
-    arms = ["base", "none", "erase", "route", "ceiling"]
+    if learnt.high < gained.mean / 2: sentence += ": less than half of what there was to learn"
+    arms = ["base", "none", "erase", *(f"erase {control}" for control in CONTROLS), "route", "ceiling"]
     return Finding(
-        "Does erasing cost honest solving?", verdict, sentence + ".",
-        figures=(seeds_figure(runs, arms, "solve", "Honest solving that is left"),),
+        "What does erasing cost in honest learning?", verdict, sentence + ".",
+        figures=(seeds_figure(runs, arms, "solve", "Honest solving, asked without the loophole", block="closed"),),
     )
 
 # %% ../../nbs/09_experiment/12_method.ipynb #9713ec5c
