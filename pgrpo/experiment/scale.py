@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['balanced', 'balance', 'reaches']
 
-# %% ../../nbs/09_experiment/11a_scale.ipynb #92e461c1
-__doc__ = """Findings about the scale: whether honest work has something to gain, and which arm is as good as honest work.
+# %% ../../nbs/09_experiment/11a_scale.ipynb #b3245bd2
+__doc__ = """Findings about the scale: whether honest work has something to gain, and which arm does as well as it.
 
 Each takes the runs of `none`, `ceiling` and whatever other arms there are, in both blocks.
 """
