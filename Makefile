@@ -9,9 +9,9 @@ BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
 RAY    := .venv-ray
 SEEDS  ?= 0
-ARMS   := none,erase,erase random,erase shuffled,erase nonhack,route,route random,route shuffled,route nonhack,ceiling
+ARMS   := none,ceiling,erase,erase random,erase shuffled,erase nonhack,route,route shuffled,advantage,advantage random,advantage shuffled,advantage nonhack,penalty
 
-.PHONY: run test vllm ray lab notebooks export results experiment variants clean help
+.PHONY: run test vllm ray lab notebooks export results experiment clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -31,8 +31,8 @@ $(READY): settings.ini pyproject.toml setup.py constraints.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # what pip would do on one core; some packages carry templates that are no Python
 	@touch $(BASE) $(READY)
 
-run: $(BASE)     ## none, erase and route side by side: a table and a figure in runs/demo
-	$(BIN)/pgrpo compare demo --arms none,erase,route --seeds $(SEEDS) --out runs/demo
+run: $(BASE)     ## none, erase, advantage and ceiling side by side: a table and a figure in runs/demo
+	$(BIN)/pgrpo compare demo --arms none,erase,advantage,ceiling --seeds $(SEEDS) --out runs/demo
 
 test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/ruff check nbs pgrpo tests tools
@@ -74,16 +74,10 @@ results: $(READY)    ## draw the results again from data/results: their notebook
 	$(BIN)/python tools/run_notebooks.py 13_results
 	$(BIN)/python tools/readme.py
 
-experiment: $(READY) ## the 50 runs behind the main results from nothing, then `results`; goes on where it was stopped
-	@echo "50 runs of one and a half to four minutes, one a core: 40 to 90 minutes on two cores"
+experiment: $(READY) ## the 65 runs behind the results from nothing, then `results`; goes on where it was stopped
+	@echo "65 runs of one and a half to three minutes, one a core: about an hour on two cores"
 	$(BIN)/pgrpo compare demo --arms "$(ARMS)" --seeds 0,1,2,3,4 --out runs/main
 	cp runs/main/results.jsonl data/results/main.jsonl
-	$(MAKE) results
-
-variants: $(READY)   ## all arms on three seeds, after `experiment`; goes on where it was stopped
-	@echo "more than 100 further runs, one a core: two to four hours on two cores"
-	$(BIN)/pgrpo compare demo --arms "$$($(BIN)/python -c 'from pgrpo.experiment.arms import ARM_SETTINGS; print(",".join(ARM_SETTINGS))')" --seeds 0,1,2 --out runs/main
-	cp runs/main/results.jsonl data/results/variants.jsonl
 	$(MAKE) results
 
 export: $(READY) ## write pgrpo/*.py from the notebooks

@@ -163,10 +163,10 @@ def _results(args):
         print(f"{path}: {config.label}, seed {config.seed}, {len(folder.rows())} of {config.steps} steps")
         print(summary_table(summary) + "\n" if summary else "not finished; the same `pgrpo train` goes on with it\n")
 
-# %% ../nbs/12_cli/1_cli.ipynb #42694819
+# %% ../nbs/12_cli/1_cli.ipynb #0606d1a6
 def _compare_flags(sub):
     add_settings(sub, "demo")
-    sub.add_argument("--arms", default="none,erase,route",
+    sub.add_argument("--arms", default="none,erase,advantage,ceiling",
                      help="names, separated by commas; a control is an arm like 'erase random'")
     sub.add_argument("--seeds", default="0", help="numbers, separated by commas")
     sub.add_argument("--out", help="folder of the runs and results; by default "

@@ -78,8 +78,8 @@ def test_stored_runs_are_the_arms_that_they_are_called(file):
 
 def test_looking_changed_no_run():
     "The runs that were measured at every step end as those that were not."
-    plain = {(r["arm"], r["seed"]): r["summary"] for r in load_results(ROOT / "data" / "results" / "variants.jsonl")}
-    looked = load_results(ROOT / "data" / "results" / "diagnostics.jsonl")
+    plain = {(r["arm"], r["seed"]): r["summary"] for r in load_results(ROOT / "data" / "results" / "old_world.jsonl")}
+    looked = load_results(ROOT / "data" / "results" / "old_diagnostics.jsonl")
     assert len(looked) == 6 and all(r["summary"] == plain[r["arm"], r["seed"]] for r in looked)
 
 
@@ -90,7 +90,7 @@ def words(notebook):
     return [text for text in said if text]
 
 
-@pytest.mark.parametrize("name", ["1_results", "2_variants"])
+@pytest.mark.parametrize("name", ["1_results", "2_old_world"])
 def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name):
     path = ROOT / "nbs" / "13_results" / f"{name}.ipynb"
     stored, fresh = nbformat.read(path, 4), nbformat.read(path, 4)
@@ -103,7 +103,7 @@ def test_every_number_of_the_results_notebooks_follows_from_the_stored_runs(name
 
 
 def test_the_arms_keep_their_names_and_their_order():
-    stored = [r["arm"] for r in load_results(ROOT / "data" / "results" / "variants.jsonl")]
+    stored = [r["arm"] for r in load_results(ROOT / "data" / "results" / "old_world.jsonl")]
     assert set(stored) == set(ARM_SETTINGS)
     first = [arm for arm in dict.fromkeys(r["arm"] for r in load_results(ROOT / "data" / "results" / "main.jsonl"))]
     assert first == [arm for arm in ARM_SETTINGS if arm in first]

@@ -9,13 +9,13 @@ from pgrpo.experiment.findings import QUESTIONS, finding
 from pgrpo.problems import CORE_MODES
 
 SEEDS, STEPS = (0, 1, 2), 30
-BASE = (0.03, 0.275)  # hack, solve: before training
+BASE = (0.03, 0.22)  # hack, solve: before training
 
 # What arms of a made-up world come to: hack, solve, and hack as trained where it is another.
 WORLD = {
     "none": (0.65, 0.03), "none KL": (0.57, 0.07), "route": (0.01, 0.02, 0.6), "route rollout": (0.12, 0.2),
-    "route deployed": (0.06, 0.26), "ceiling": (0.0, 0.275), "penalty": (0.01, 0.28), "screen": (0.01, 0.28),
-    "penalty weak": (0.3, 0.17), "screen weak": (0.3, 0.17), "trusted": (0.45, 0.1), "erase k 12": (0.01, 0.26),
+    "route deployed": (0.06, 0.26), "ceiling": (0.0, 0.47), "penalty": (0.01, 0.28), "screen": (0.01, 0.28),
+    "penalty weak": (0.3, 0.17), "screen weak": (0.3, 0.17), "trusted": (0.45, 0.1), "erase k 12": (0.01, 0.21),
     "erase teacher": (0.55, 0.01),
 }
 
@@ -23,7 +23,7 @@ WORLD = {
 def ends(arm):
     "What an arm of the made-up world comes to: as its kind does, unless WORLD says otherwise."
     if arm in WORLD: return WORLD[arm]
-    kinds = {"none": (0.65, 0.03), "advantage": (0.005, 0.28), "erase": (0.04, 0.26), "route": (0.5, 0.05)}
+    kinds = {"none": (0.65, 0.03), "advantage": (0.005, 0.28), "erase": (0.04, 0.21), "route": (0.5, 0.05)}
     if arm.startswith("advantage"): return kinds["advantage"]
     return (0.6, 0.05) if {"random", "shuffled", "nonhack"} & set(arm.split()) else kinds[arm.split()[0]]
 
@@ -39,9 +39,11 @@ def made_up(arm, seed, hack, solve, trained=None, **curves):
     trained = hack if trained is None else trained
     line = lambda first, last: [first + (last - first) * step / (STEPS - 1) for step in range(STEPS)]
     curves = {key: [value] * STEPS for key, value in (dict(cin=0.5, cin_null=0.2, cout_update=0.02) | curves).items()}
+    curves |= dict(hack_deploy=[0.2, hack], solve_deploy=[BASE[1] + 0.1, solve])  # on the way, and at the end
+    parts = lambda trained, hack: dict(base=rates(*BASE), trained=rates(trained, solve), deployed=rates(hack, solve))
     return dict(
         arm=arm, seed=seed, config=dict(steps=STEPS, modes=ARM_SETTINGS[arm].get("modes")),
-        summary=dict(base=rates(*BASE), trained=rates(trained + apart, solve), deployed=rates(hack + apart, solve)),
+        summary=parts(trained + apart, hack + apart) | dict(closed=parts(0.0, 0.0)),
         curves=dict(hack_s=line(BASE[0], trained), solve_s=line(BASE[1], solve)) | curves,
     )
 
@@ -67,14 +69,19 @@ def controls_of(arm, end): return {f"{arm} {control}": end for control in ("rand
 
 
 HACKS, HONEST = (0.65, 0.03), (0.03, 0.275)
+NO_GAIN = {"ceiling": (0.0, BASE[1])}
 TURNED = {  # question: what the made-up world answers, runs of the opposite outcome, what they answer
+    "balance": ("yes", [runs(NO_GAIN)], "no"),
+    "idle": ("no", [runs(NO_GAIN)], "yes"),
+    "idle_before": ("no", [runs(NO_GAIN)], "yes"),
+    "reaches": ("no", [runs({"advantage": (0.0, 0.47)})], "yes"),
+    "worlds": ("yes", [runs({"none": HONEST, "erase": HACKS, "advantage": HACKS}), runs()], "in part"),
     "emerges": ("yes", [runs({"none": HONEST})], "no"),
     "direction": ("yes", [runs({"erase": HACKS})], "no"),
     "controls": ("no", [runs(controls_of("erase", HACKS))], "yes"),
-    "cost": ("little", [runs({"erase": (0.04, 0.05)})], "yes"),
-    "matched": ("yes", [runs({"erase": (0.3, 0.26)})], "no"),
+    "cost": ("yes", [runs({"erase": (0.04, 0.47)})], "no"),
+    "matched": ("yes", [runs({"erase": (0.3, 0.21)})], "no"),
     "routing": ("no", [runs({"route": (0.02, 0.28, 0.6)})], "yes"),
-    "share": ("yes", [runs(cin=0.1)], "no"),
     "unlabelled": ("yes", [runs(every("erase without {}", HACKS))], "no"),
     "labels": ("in part", [runs({"penalty": HACKS, "screen": HACKS})], "no"),
     "simpler": ("yes", [runs({"advantage": HACKS})], "no"),
@@ -104,7 +111,7 @@ def test_every_question_is_turned_round():
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_verdict_follows_from_the_runs(name):
     answer, files = QUESTIONS[name]
-    world = dict(main=runs(), variants=runs(), diagnostics=looked())
+    world = dict(main=runs(), old_world=runs(), old_diagnostics=looked())
     verdict, opposite, turned = TURNED[name]
     found, other = answer(*(world[file] for file in files)), answer(*opposite)
     assert (found.verdict, other.verdict) == (verdict, turned)
@@ -113,7 +120,8 @@ def test_a_verdict_follows_from_the_runs(name):
     if found.table: assert found.table != other.table
 
 
-@pytest.mark.parametrize("name", ["emerges", "cost", "matched", "routing", "lasts", "twelve", "simpler"])
+@pytest.mark.parametrize("name", ["balance", "idle", "emerges", "cost", "matched", "reaches", "routing", "lasts",
+                                  "twelve", "simpler"])
 def test_one_seed_decides_nothing(name):
     answer, _ = QUESTIONS[name]
     assert answer([r for r in runs() if r["seed"] == 0]).verdict == "open"

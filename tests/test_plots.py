@@ -79,7 +79,7 @@ def test_the_palette_needs_neither_plotly_nor_torch():
 def test_no_arm_that_was_ever_run_looks_like_a_kind_of_rollout():
     kinds = {color(kind) for kind in KINDS}
     assert len(kinds) == len(KINDS)
-    arms = {run["arm"] for name in ("main", "variants") for run in load_results(ROOT / f"data/results/{name}.jsonl")}
+    arms = {run["arm"] for name in ("main", "old_world") for run in load_results(ROOT / f"data/results/{name}.jsonl")}
     assert len(arms) > 50
     for arm in arms: assert color(arm) not in kinds, arm
     assert looks(["erase random"])["erase random"] == looks(["route random"])["route random"]

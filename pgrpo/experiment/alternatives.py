@@ -3,20 +3,19 @@
 # %% auto #0
 __all__ = ['labels', 'simpler', 'discount', 'discount_folds', 'keeping']
 
-# %% ../../nbs/09_experiment/13_alternatives.ipynb #271ffcea
+# %% ../../nbs/09_experiment/13_alternatives.ipynb #7c0dd6dd
 __doc__ = """Findings about alternatives to erasing: live labels, a discount on the reward, kinds of routing.
 
-Each takes the runs of `data/results/variants.jsonl`, or others with the same arms.
+Each takes the runs of `data/results/old_world.jsonl`, or others with the same arms.
 """
 
 from collections.abc import Sequence
 
 from .charts import seeds_figure, sees_figure
 from .statistics import difference, mean, percent, values
-from .verdict import Finding, in_all, listed
+from .verdict import Finding, controls_run, in_all, listed
 from ..files.text import table
 from ..problems import CORE_MODES
-from ..vhack import CONTROLS
 
 # %% ../../nbs/09_experiment/13_alternatives.ipynb #a8ce869d
 _SEES = {
@@ -85,14 +84,14 @@ def simpler(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Does a simpler means do better?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/13_alternatives.ipynb #14187293
+# %% ../../nbs/09_experiment/13_alternatives.ipynb #57415261
 def _named(runs: Sequence[dict], arms: Sequence[str], key: str) -> str:
     return ", ".join(f"{percent(runs, arm, key)} ({arm.split()[-1]})" for arm in arms)
 
 
 def discount(runs: Sequence[dict]) -> Finding:
     "Whether `advantage` is about its direction: no, where a control hacks and solves as it does, within 5 points."
-    controls = [f"advantage {control}" for control in CONTROLS]
+    controls = controls_run(runs, "advantage")
     quiet = [arm for arm in controls if difference(runs, "advantage", arm).low > -0.05]
     honest = [arm for arm in quiet if difference(runs, "advantage", arm, "solve").high < 0.05]
     verdict, lead = "yes", "No control keeps the hacking down"

@@ -27,7 +27,7 @@ def controlled(
         name(label, control, variant): settings | dict(control=control) for control in controls
     }
 
-# %% ../../nbs/09_experiment/01_arms.ipynb #60f4f99d
+# %% ../../nbs/09_experiment/01_arms.ipynb #5eb4a82a
 _WEAK = CORE_MODES[:2]               # the modes that a weak monitor knows
 _LEFT_ALONE = dict(none={}, erase=dict(arm="erase"))
 OF_NONE = "of none"                 # a teacher pool sampled from the finished run `none` of the same seed
@@ -74,4 +74,4 @@ for _mode in CORE_MODES:
     ARM_SETTINGS |= controlled("erase", f"without {_mode}", _RANDOM, arm="erase", pair_modes=_rest)
     ARM_SETTINGS |= controlled("advantage", f"without {_mode}", (), arm="advantage", pair_modes=_rest)
 
-MAIN_ARMS = ("none", "erase", "route")
+MAIN_ARMS = ("none", "erase", "advantage", "ceiling")

@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['unlabelled', 'settings', 'twelve', 'teacher', 'kl', 'lasts']
 
-# %% ../../nbs/09_experiment/14_limits.ipynb #0f2e33d9
+# %% ../../nbs/09_experiment/14_limits.ipynb #849da4f5
 __doc__ = """Findings about the limits of erasing: modes without pairs, settings, a teacher, KL, a longer training.
 
-Each takes the runs of `data/results/variants.jsonl`, or others with the same arms.
+Each takes the runs of `data/results/old_world.jsonl`, or others with the same arms.
 """
 
 from collections.abc import Sequence
