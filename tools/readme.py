@@ -14,7 +14,7 @@ from pgrpo.files.text import table
 ROOT = Path(__file__).parents[1]
 
 SHOWN = (  # questions that the README answers, of those in `pgrpo.experiment.findings`
-    "emerges", "direction", "controls", "twelve", "routing", "unlabelled", "teacher", "lasts", "simpler", "discount",
+    "balance", "emerges", "direction", "controls", "cost", "reaches", "simpler", "discount", "routing", "worlds",
 )
 
 FLOORS = """
