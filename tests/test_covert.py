@@ -191,7 +191,8 @@ def test_any_depth_is_read_at_any_depth():
 
 
 TAGS = ["$tuple", "$set", "$dict", "$complex", "$fraction", "$decimal", "$float", "$int", "$bytes", "$str", "$claim"]
-BITS = [None, True, 0, 1, -1, 0.5, "", "a", "ab", "0x", "nan", "sNaN1", "1e999", "zz", "int", [], {}, [[]], [{}], ["a", 1]]
+BITS = [None, True, 0, 1, -1, 0.5, "", "a", "ab", "0x", "nan", "sNaN1", "1e999", "zz", "int",
+        [], {}, [[]], [{}], ["a", 1]]
 KINDS = [None, True, 1, 0.5, 2j, "a", b"a", [1], (1, "a"), {"a": 1}, {1: 2}, {(1,): [2]}, {1}, {(1, "a")},
          Fraction(1, 3), Decimal("1.1")]
 
