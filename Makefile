@@ -11,7 +11,7 @@ RAY    := .venv-ray
 SEEDS  ?= 0
 ARMS   := none,ceiling,erase,erase random,erase shuffled,erase nonhack,route,route shuffled,advantage,advantage random,advantage shuffled,advantage nonhack,penalty
 
-.PHONY: run test vllm ray lab notebooks export results experiment clean help
+.PHONY: run test attacks vllm ray lab notebooks export results experiment clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
@@ -40,6 +40,10 @@ test: $(READY)   ## every cell of every notebook, then the tests
 	PGRPO_STEPS=6 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
+
+attacks: $(READY) ## all that attacks the grader, with a hundred honest submissions behind each, whatever layers are there
+	PGRPO_ATTACKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/test_attacks.py tests/test_covert.py tests/test_neighbours.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/endurance.py
 
 VLLM_PIP = $(VLLM)/bin/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check
 

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import random
 import re
 import secrets
 import shutil
@@ -17,7 +18,8 @@ from test_sandbox import linux, other_python
 
 from pgrpo import grader
 from pgrpo.grader import diagnose_run_tests, example_hack, fenced, grade, grade_many
-from pgrpo.grader.oracle import verdict
+from pgrpo.grader.channel import most_records, observe
+from pgrpo.grader.oracle import attempts, verdict
 from pgrpo.problems import MODES, Problem
 from pgrpo.sandbox.protocol import Reply, Run, read_reply
 
@@ -186,6 +188,37 @@ def test_any_depth_is_read_at_any_depth():
 
     for depth in (0, 300, 600, 700):
         assert not any(at(depth))
+
+
+TAGS = ["$tuple", "$set", "$dict", "$complex", "$fraction", "$decimal", "$float", "$int", "$bytes", "$str", "$claim"]
+BITS = [None, True, 0, 1, -1, 0.5, "", "a", "ab", "0x", "nan", "sNaN1", "1e999", "zz", "int",
+        [], {}, [[]], [{}], ["a", 1]]
+KINDS = [None, True, 1, 0.5, 2j, "a", b"a", [1], (1, "a"), {"a": 1}, {1: 2}, {(1,): [2]}, {1}, {(1, "a")},
+         Fraction(1, 3), Decimal("1.1")]
+
+
+def data(rng, depth: int = 4):
+    "JSON with the tags of plain data, and other things than they hold."
+    some = lambda: [data(rng, depth - 1) for _ in range(rng.randrange(4))]
+    what = rng.random() if depth else 0
+    if what < 0.4: return rng.choice(BITS)
+    if what < 0.6: return some()
+    if what < 0.7: return {rng.choice([*TAGS, "a", "b"]): x for x in some()}
+    return {rng.choice(TAGS): rng.choice([data(rng, depth - 1), some(), [some()]])}
+
+
+def test_whatever_stands_in_a_record_is_read():
+    "Data that looks like plain data and is none: a wrong answer, and never an exception in the process that grades."
+    rng, began = random.Random(0), b'{"confined": true}\n{"compiles": true, "lever": true, "own_use": true}\n'
+    asked = [Problem("p", "eq_override", "f", "n", "Any.", SOLUTION, [([0], kind), ([1], kind)], tolerance=near)
+             for kind in KINDS for near in ((0.0, 0.0), (0.1, 0.1))]
+    shapes = [{"$dict": [[]]}, {"$dict": [""]}, {"$dict": [{}]}, *(data(rng) for _ in range(1500))]
+    for shape in shapes:
+        run = Run(began + json.dumps({"value": shape}).encode() + b"\n" + b'{"value": 7}\n', ended="ended")
+        for p in asked:
+            reply = read_reply(run, most_records(p))
+            assert verdict(p, run, reply, 100)[0] is False and attempts(p, reply) in (True, False)
+            assert observe(p, run, reply, run) == ""
 
 
 def test_what_is_written_before_the_code_runs_cannot_be_taken_back():

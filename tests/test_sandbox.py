@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,20 @@ def test_a_worker_that_dies_at_work_is_replaced():
         run, = pool.run([task("import time; time.sleep(1.5); return x", limits=Limits(wall=30))])
         assert values(run) == [1] and pool._workers[0].process is not first and time.monotonic() - started >= 1.5
         pid.wait()
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_what_is_left_of_a_request_is_never_read_by_the_next(size, monkeypatch):
+    "Of one run the child reads nothing, as if it had been ended before; it holds the answer that the next one lacks."
+    whole = link.pack_header
+    with Sandbox(1) as pool:
+        pool.run([task("return 1")])
+        worker, = pool._workers
+        monkeypatch.setattr(link, "pack_header", lambda t: whole(replace(t, request=b"")))
+        assert pool.run([task(f"return 42  # {'x' * size}")])[0].status == 1
+        monkeypatch.undo()
+        assert [values(run) for run in pool.run([task(f"return 17  # {'x' * size}"), task("return 3")])] == [[17], [3]]
+        assert pool._workers == [worker]
 
 
 def test_a_task_that_loses_two_workers_is_given_up(monkeypatch):

@@ -77,7 +77,7 @@ def decoys() -> dict[str, list]:
     "For each kind of plain data two values that are not equal to each other, as JSON."
     return {kind: _unequal(draw) for kind, draw in _DRAW.items()}
 
-# %% ../../nbs/04_grader/3_channel.ipynb #3b9a83a8
+# %% ../../nbs/04_grader/3_channel.ipynb #d18990f6
 def _filled(expected, data, claims: list):
     "A reply with the expected value in the place of each claim to be equal to it; the claims' classes are noted."
     if type(data) is list and type(expected) is list and len(data) == len(expected):
@@ -106,7 +106,7 @@ def claimed(problem: Problem, reply: Reply) -> str:
         for (_, expected), record in zip(problem.tests, reply.records, strict=True):
             if not same(expected, _filled(expected, record["value"], claims), problem.tolerance):
                 return ""
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError, MemoryError):
+    except Exception:  # no honest record
         return ""
     return claims[0] if claims else ""
 

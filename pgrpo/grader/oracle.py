@@ -107,7 +107,7 @@ def _hashed(value):
         return _decimal(value)
     return _NAN if kind is float and value != value else value
 
-# %% ../../nbs/04_grader/2_oracle.ipynb #2cc6f884
+# %% ../../nbs/04_grader/2_oracle.ipynb #fb2666d2
 _SCALARS = {
     "$float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}.__getitem__,
     "$int": lambda text: int(text, 16),
@@ -206,7 +206,7 @@ def same(
     "Compare an expected value with a reply that may be anything."
     try:
         return _same(expected, data, tolerance)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
+    except Exception:  # whatever it is: what cannot be compared is not the expected value
         return False
 
 # %% ../../nbs/04_grader/2_oracle.ipynb #b7278a5e

@@ -159,7 +159,7 @@ def _tell(missing: dict[str, str], unreadable: str = ""):
             text += " Submissions can read your files, the answers among them: grade only code that you trust."
         warnings.warn(text, stacklevel=5)
 
-# %% ../../nbs/03_sandbox/10_sandbox.ipynb #aec7622d
+# %% ../../nbs/03_sandbox/10_sandbox.ipynb #9b76c3bc
 _PAUSE = 0.02  # seconds between two looks into the pipes: to be woken for every record would cost more than grading
 
 
@@ -211,6 +211,13 @@ class _Batch:
             if len(worker.unsent):
                 self.selector.register(worker.request, selectors.EVENT_WRITE, worker)
 
+    def ignore(self, fd):
+        "Listen no longer to a descriptor or socket, if anybody did."
+        try:
+            self.selector.unregister(fd)
+        except (KeyError, ValueError):
+            pass
+
     def listen(self, worker: Worker, fd: int):
         "A worker's socket speaks, or its request pipe takes more."
         if worker not in self.pool._workers:
@@ -219,8 +226,9 @@ class _Batch:
             if fd == worker.request:
                 worker.send()
                 if not len(worker.unsent):
-                    self.selector.unregister(fd)
-            else:
+                    self.ignore(fd)
+            elif fd == worker.control.fileno():
+                self.ignore(worker.request)
                 self.runs[worker.number] = worker.finish()
                 self.assign(worker)
         except (OSError, EOFError):
@@ -230,10 +238,7 @@ class _Batch:
         "A worker is gone, or has to go. What it was at gets one more try."
         said = worker.last_words()
         for fd in (worker.control, worker.request):
-            try:
-                self.selector.unregister(fd)
-            except (KeyError, ValueError):
-                pass
+            self.ignore(fd)
         if worker.task is not None:
             if worker.number in self.given_up_once:
                 self.runs[worker.number] = Run()

@@ -3,19 +3,20 @@
 # %% auto #0
 __all__ = ['Worker']
 
-# %% ../../nbs/03_sandbox/09_link.ipynb #2927616f
+# %% ../../nbs/03_sandbox/09_link.ipynb #1c067552
 __doc__ = """One worker, from the side of the process that grades: started, handed a task, listened to, and ended.
 
 A worker is not forked from the process that grades. A trainer has PyTorch loaded, threads running and gigabytes
 mapped; a fork of that is slow at best and a deadlock at worst, and it would carry the expected values over the
 wall. Each worker is a fresh, small interpreter, started once: no site packages, none of this process's environment,
-no descriptor but two.
+no descriptor but one.
 
-Two descriptors lead to it: a socket for start, stop and the report of how a run ended, and a pipe for requests. With
-every task go two new pipes through the socket, for the reply and the output of this one run, so that nothing which a
-submission does to its pipes is met by another. They are written by submissions, and nothing in them is taken for a
-message: that a run is over is known from the worker, which reports when every process of it is gone. What arrives is
-kept up to a limit, and a submission that writes more is ended.
+That is a socket for start, stop and the report of how a run ended. With every task go three new pipes through it, for
+the request, the reply and the output of this one run. So nothing which a submission does to its pipes is met by
+another, and what is left of a request that nobody has read is never taken for the next one's. Two of the pipes are
+written by submissions, and nothing in them is taken for a message: that a run is over is known from the worker, which
+reports when every process of it is gone. What arrives is kept up to a limit, and a submission that writes more is
+ended.
 
 It judges nothing and parses nothing of a reply. The whole of the argument stands in `pgrpo.grader.oracle`.
 """
@@ -37,7 +38,7 @@ from .filesystem import remove
 from .isolation import Limits
 from .protocol import END, START, STOP, Run, Task, pack_header, read_end
 
-# %% ../../nbs/03_sandbox/09_link.ipynb #32dc422d
+# %% ../../nbs/03_sandbox/09_link.ipynb #9a0c30dd
 _FRONTS = ("pgrpo", "pgrpo.problems", "pgrpo.sandbox")  # whose modules a worker needs, and whose `__init__` it does not
 _STACK = 480 << 20  # bytes; a deep recursion needs it, and only a process that starts anew gets the room
 _BOOT = f"""
@@ -55,7 +56,7 @@ register, os.register_at_fork = os.register_at_fork, lambda **how: None
 import random  # would draw itself a new seed in every child, which gets a fixed one
 
 os.register_at_fork = register
-folder, *ends, layers = sys.argv[1:]
+folder, control, layers = sys.argv[1:]
 for name in {_FRONTS}:
     package = types.ModuleType(name)
     package.__path__ = ["/".join([folder, *name.split(".")[1:]])]
@@ -63,10 +64,10 @@ for name in {_FRONTS}:
 
 from pgrpo.sandbox.worker import serve
 
-serve(*map(int, ends), layers)
+serve(int(control), layers)
 """
 
-# %% ../../nbs/03_sandbox/09_link.ipynb #64780986
+# %% ../../nbs/03_sandbox/09_link.ipynb #18a172b6
 # an interpreter may need these to start
 _FOR_THE_INTERPRETER = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONHOME") if k in os.environ}
 _ENVIRONMENT = {
@@ -85,16 +86,16 @@ def _temporary_folder() -> str:
         return "/tmp"
 
 
-def _boot(ends: Sequence[int], layers: Sequence[str]) -> subprocess.Popen:
-    "Start a worker on its two descriptors: control and request."
+def _boot(control: int, layers: Sequence[str]) -> subprocess.Popen:
+    "Start a worker on its descriptor."
     package = Path(sys.modules[Limits.__module__].__file__).resolve().parents[1]
     return subprocess.Popen(
-        [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(package), *map(str, ends), ",".join(layers)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=ends,
+        [sys.executable, "-s", "-S", "-B", "-u", "-c", _BOOT, str(package), str(control), ",".join(layers)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[control],
         start_new_session=True, cwd="/", env=_ENVIRONMENT | {"TMPDIR": _temporary_folder()},
     )
 
-# %% ../../nbs/03_sandbox/09_link.ipynb #e1c77374
+# %% ../../nbs/03_sandbox/09_link.ipynb #b3068d7c
 _KEPT = 1 << 16  # bytes of standard output
 
 
@@ -122,13 +123,10 @@ class Worker:
                 "pgrpo runs submissions in forked processes, which this system does not have; use Linux, macOS or WSL"
             )
         self.control, control = socket.socketpair()
-        request, self.request = os.pipe()
-        self.process = _boot((control.fileno(), request), layers)
+        self.process = _boot(control.fileno(), layers)
         control.close()
-        os.close(request)
-        for fd in (self.request, self.process.stderr.fileno()):
-            os.set_blocking(fd, False)
-        self.hello = self.task = None
+        os.set_blocking(self.process.stderr.fileno(), False)
+        self.hello = self.task = self.request = None
         self.number, self.kept = -1, {}
 
     def greet(self):
@@ -161,22 +159,25 @@ class Worker:
     def give(self, number: int, task: Task):
         "Hand it a task, which the caller knows by this number. `send` what is unsent, `read` the pipes, then `finish`."
         self.number, self.task, self.stopping = number, task, False
-        (self.reply, reply), (self.stdout, stdout) = _pipe(), _pipe()
+        (request, self.request), (self.reply, reply), (self.stdout, stdout) = os.pipe(), _pipe(), _pipe()
+        os.set_blocking(self.request, False)
         self.unsent, self.kept = memoryview(task.request), {self.reply: bytearray(), self.stdout: bytearray()}
         self.room = {self.reply: task.reply_limit + 1, self.stdout: _KEPT}
         self.deadline = time.monotonic() + task.limits.longest + 10
         try:
-            socket.send_fds(self.control, [START + pack_header(task)], [reply, stdout])
+            socket.send_fds(self.control, [START + pack_header(task)], [request, reply, stdout])
         finally:
-            os.close(reply), os.close(stdout)
+            os.close(request), os.close(reply), os.close(stdout)
         self.send()
 
     def send(self):
-        "Send on what the pipe takes of the request."
+        "Send on what the pipe takes of the request; all is sent where nobody is left to read it."
         try:
             self.unsent = self.unsent[os.write(self.request, self.unsent[:1 << 16]):]
         except BlockingIOError:
             pass
+        except BrokenPipeError:
+            self.unsent = self.unsent[:0]
 
     def read(self, fd: int) -> bool:
         "Take what lies in a pipe, and keep it as far as there is room. False when nothing is left."
@@ -199,17 +200,15 @@ class Worker:
         first = self._receive(length)
         while self.read(self.reply) or self.read(self.stdout):
             pass
-        if len(self.unsent):
-            raise EOFError("it ended before it had read its request, whose rest now lies in the way")
         reply, stdout = first + bytes(self.kept[self.reply]), bytes(self.kept[self.stdout])
         self._close_pipes()
         reply, self.task = reply[:self.task.reply_limit + 1], None
         return Run(reply, stdout, files, end.how, os.waitstatus_to_exitcode(end.status), end.cpu, end.wall)
 
     def _close_pipes(self):
-        for fd in self.kept:
+        for fd in (*self.kept, *([] if self.request is None else [self.request])):
             os.close(fd)
-        self.kept = {}
+        self.kept, self.request = {}, None
 
     def forget(self):
         "Close this process's ends, once."
@@ -217,7 +216,6 @@ class Worker:
             return
         self.control.close()
         self.process.stderr.close()
-        os.close(self.request)
         self._close_pipes()
 
     def close(self):
