@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'make_parser', 'main']
 
-# %% ../nbs/12_cli/1_cli.ipynb #e94c9840
+# %% ../nbs/12_cli/1_cli.ipynb #3246a309
 __doc__ = """The command `pgrpo`: each subcommand reads its flags, calls one function and prints what came back.
 
 What a subcommand needs is imported when it runs, so that help and errors do not wait for torch.
@@ -14,21 +14,24 @@ import sys
 from pathlib import Path
 
 from .config import PRESETS, coerce
+from .files.child import importing
 from .files.text import table
 from .files.whole import check_place
 from .flags import Parser, add_settings, chosen, run_command, train_flags
 
-# %% ../nbs/12_cli/1_cli.ipynb #8edac051
+# %% ../nbs/12_cli/1_cli.ipynb #6dd0e315
 def _train(args):
-    from pgrpo.train.__main__ import run
+    with importing():
+        from pgrpo.train.__main__ import run
     return run(args)
 
 
 def _compare(args):
-    from pgrpo.experiment import compare
-    from pgrpo.experiment.cluster import Cluster
-    from pgrpo.experiment.running import Machine
-    from pgrpo.experiment.tables import comparison_table
+    with importing():
+        from pgrpo.experiment import compare
+        from pgrpo.experiment.cluster import Cluster
+        from pgrpo.experiment.running import Machine
+        from pgrpo.experiment.tables import comparison_table
     from pgrpo.train.folder import changed_name
     base = chosen(args)
     changed = changed_name(base, PRESETS[args.preset])
@@ -42,11 +45,12 @@ def _compare(args):
 
 
 def _extract(args):
-    import torch
+    with importing():
+        import torch
 
-    from pgrpo.adapter import wrap
-    from pgrpo.train.data import run_pairs, run_policy
-    from pgrpo.vhack import extract
+        from pgrpo.adapter import wrap
+        from pgrpo.train.data import run_pairs, run_policy
+        from pgrpo.vhack import extract
     c = chosen(args)
     check_place("--out", args.out)
     torch.set_num_threads(c.threads)
@@ -63,13 +67,15 @@ def _extract(args):
 
 
 def _export(args):
-    from pgrpo.train.export import export_run
+    with importing():
+        from pgrpo.train.export import export_run
     print(f"model: {export_run(args.run_dir, args.out, args.trained)}")
 
 
 def _bench(args):
-    from pgrpo.bench import bench, bench_table, save_bench, scaling_figure
-    from pgrpo.figures.plots import save_figure
+    with importing():
+        from pgrpo.bench import bench, bench_table, save_bench, scaling_figure
+        from pgrpo.figures.plots import save_figure
     for flag, path in (("--json", args.json), ("--figure", args.figure)):  # before minutes are spent
         if path: check_place(flag, path)
     report = bench(quick=args.quick, progress=not args.quiet)
@@ -105,10 +111,11 @@ def _check(args):
 
 
 def _build_policy(args):
-    import torch
+    with importing():
+        import torch
 
-    from pgrpo.policy import policy_dir
-    from pgrpo.policy.embedded import build_policy
+        from pgrpo.policy import policy_dir
+        from pgrpo.policy.embedded import build_policy
     torch.set_num_threads(args.threads)
     place = Path(args.out or policy_dir())
     check_place("--out", place, folder=True)
@@ -123,10 +130,11 @@ def _build_policy(args):
 
 
 def _build_pool(args):
-    from pgrpo.experiment.cells import pool_of_run
-    from pgrpo.grader import grading
-    from pgrpo.pool import pool_table, template_pool
-    from pgrpo.train.data import run_problems
+    with importing():
+        from pgrpo.experiment.cells import pool_of_run
+        from pgrpo.grader import grading
+        from pgrpo.pool import pool_table, template_pool
+        from pgrpo.train.data import run_problems
     c = chosen(args)
     check_place("--out", args.out)
     if args.from_run: pool = pool_of_run(args.from_run, c, args.n)
@@ -146,9 +154,10 @@ def _import_problems(args):
 
 
 def _results(args):
-    from pgrpo.experiment import load_results
-    from pgrpo.experiment.tables import comparison_table, differences_table
-    from pgrpo.train import RunFolder, summary_table
+    with importing():
+        from pgrpo.experiment import load_results
+        from pgrpo.experiment.tables import comparison_table, differences_table
+        from pgrpo.train import RunFolder, summary_table
     for path in map(Path, args.paths):
         if path.is_dir() and (path / "results.jsonl").exists(): path = path / "results.jsonl"
         if path.is_file():

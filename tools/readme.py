@@ -100,10 +100,15 @@ def index(text: str) -> str:
 PAGES = {"README.md": readme, "nbs/index.ipynb": index}
 
 
+def stale() -> dict[str, str]:
+    "Pages that do not show what data/results and nbs hold, as they would be."
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+    renewed = {name: renew(texts[name]) for name, renew in PAGES.items()}
+    return {name: text for name, text in renewed.items() if text != texts[name]}
+
+
 if __name__ == "__main__":
-    for name, renew in PAGES.items():
-        text = (ROOT / name).read_text(encoding="utf-8")
-        if renew(text) == text: continue
+    for name, text in stale().items():
         if "--check" in sys.argv:
             sys.exit(f"{name} does not show what data/results and nbs hold; run tools/readme.py")
-        (ROOT / name).write_text(renew(text), encoding="utf-8")
+        (ROOT / name).write_text(text, encoding="utf-8")

@@ -80,9 +80,9 @@ def pool_of_run(
             seed=config.seed, progress=progress, **grading(config),
         )
 
-# %% ../../nbs/09_experiment/04_cells.ipynb #7e8c82be
+# %% ../../nbs/09_experiment/04_cells.ipynb #32cb451d
 _BEGIN = """
-from pgrpo.files.child import linked
+from pgrpo.files.child import importing, linked
 tell = linked()
 tell("loading", 0)
 import json, sys
@@ -92,11 +92,11 @@ config, folder, after = Config(**json.loads(sys.argv[1])), sys.argv[2], json.loa
 lock = lock_folder(folder, after)
 """
 _TRAIN = _BEGIN + """
-from pgrpo.train import train
+with importing(): from pgrpo.train import train
 train(config, folder, progress=False, on_stage=tell)
 """
 _TEACH = _BEGIN + """
-from pgrpo.experiment.cells import pool_of_run
+with importing(): from pgrpo.experiment.cells import pool_of_run
 tell("sampling hacks", 0)
 pool_of_run(folder, config, config.teacher_rows, progress=False).save(config.pool)
 """

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['to_json', 'plain', 'from_json', 'require', 'any_digits', 'read_rows', 'check_fields', 'write_rows']
 
-# %% ../../nbs/02_problems/01_plain_data.ipynb #05d33381
+# %% ../../nbs/02_problems/01_plain_data.ipynb #525fd860
 __doc__ = """Plain data in JSON without loss, and files with one JSON object per line.
 
 `to_json` and `from_json` carry exactly the built-in types None, bool, int, float, complex, str, bytes, list, tuple,
@@ -22,6 +22,7 @@ import json
 import math
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from decimal import Decimal
@@ -154,7 +155,7 @@ def from_json(data):  # what `json.loads` returned
     except (TypeError, ValueError, ArithmeticError) as e:
         raise ValueError(f"{tag}: {e}") from None
 
-# %% ../../nbs/02_problems/01_plain_data.ipynb #3c1dedc8
+# %% ../../nbs/02_problems/01_plain_data.ipynb #902d46b0
 def require(ok: bool, message: str):
     "ValueError with this message unless `ok`."
     if not ok:
@@ -176,10 +177,11 @@ def any_digits():
 
 
 def _object(pairs):
-    keys = [key for key, _ in pairs]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    require(not twice, f"has the key {', '.join(twice)} twice")
-    return dict(pairs)
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = sorted(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        require(False, f"has the key {', '.join(twice)} twice")
+    return made
 
 
 def _number(text: str) -> float:
