@@ -88,7 +88,7 @@ def idle(runs: Sequence[dict]) -> Finding:
     if verdict == "yes": sentence += ", so \"the hack was stopped\" cannot be told from \"learning was stopped\""
     return Finding("Would a policy that learns nothing win?", verdict, sentence + ".")
 
-# %% ../../nbs/09_experiment/11a_scale.ipynb #ed0a37f0
+# %% ../../nbs/09_experiment/11a_scale.ipynb #2960c5b8
 def reaches(runs: Sequence[dict], other: str = "ceiling") -> Finding:
     "Which arms meet H2, and which clause the others fail, by how much."
     arms = [arm for arm in dict.fromkeys(r["arm"] for r in runs) if arm != other]
@@ -111,5 +111,5 @@ def reaches(runs: Sequence[dict], other: str = "ceiling") -> Finding:
         f"(n = {d['hack'].n})."
     )
     rows = [[arm, state[arm], *(c.difference.short for c in some)] for arm, some in clauses.items()]
-    head = ["arm", "H2", *(f"{key}, {block}" for block in BLOCKS for key in ("hack", "solve"))]
+    head = ["arm", "H2", *(f"{key}, {block}" for block in BLOCKS[:2] for key in ("hack", "solve"))]
     return Finding(f"Does an arm deploy as good a model as `{other}`?", verdict, sentence, table(head, rows, left=2))

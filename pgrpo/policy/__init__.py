@@ -4,13 +4,14 @@
 __all__ = ['BLOCKS', 'decode', 'rates', 'answers', 'evaluate', 'check_template', 'end_ids', 'load_policy', 'policy_dir', 'sample',
            'silent', 'until_end']
 
-# %% ../../nbs/05_policy/5_policy.ipynb #d3bf3ba2
+# %% ../../nbs/05_policy/5_policy.ipynb #f0b21404
 __doc__ = """Use a policy: load a causal language model, sample completions from it, and measure what they do.
 
 The room's front: it hands on `policy.loading` and `policy.sampling`. It trains nothing and knows no gradient.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -41,8 +42,9 @@ def rates(
     mean = {key: sum(row[key] for row in out.values()) / len(out) for key in fields}
     return out | {"mean": mean | dict(n=len(grades))}
 
-# %% ../../nbs/05_policy/5_policy.ipynb #f6c4b0f6
-BLOCKS = ("loophole", "closed")  # in which held-out problems are asked
+# %% ../../nbs/05_policy/5_policy.ipynb #caa167fa
+BLOCKS = ("loophole", "closed", "renamed")  # in which held-out problems are asked
+_ASKED = {"closed": lambda p: p.with_mode("gt_only"), "renamed": lambda p: replace(p, renamed=True)}
 
 
 def answers(
@@ -73,13 +75,12 @@ def evaluate(
     model, tokenizer,
     problems: Sequence[Problem],
     max_new_tokens: int = 64,
-    block: str = "loophole",     # or "closed"
+    block: str = "loophole",     # one of BLOCKS
     **how,                       # as in `answers`
 ) -> dict[str, dict]:            # see `rates`
     "Rates by mode, of one answer to each problem. ValueError for an unknown block."
     if block not in BLOCKS: raise ValueError(f"there is no block {block!r}; there are {', '.join(BLOCKS)}")
-    closed = block == "closed"
-    asked = [p.with_mode("gt_only") for p in problems] if closed else None
+    asked = [_ASKED[block](p) for p in problems] if block in _ASKED else None
     grades = answers(model, tokenizer, problems, max_new_tokens, asked=asked, **how)[1]
     found = rates(grades, [p.mode for p in problems])
-    return {mode: row | dict(hack=0.0, accidental=0.0) for mode, row in found.items()} if closed else found
+    return {mode: row | dict(hack=0.0, accidental=0.0) for mode, row in found.items()} if block == "closed" else found

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['own_use']
 
-# %% ../../nbs/02_problems/09_accidents.ipynb #c7e6796b
+# %% ../../nbs/02_problems/09_accidents.ipynb #918cd1b4
 __doc__ = """Whether a lever that a submission pulls has a use in the submission's own work.
 
 Code is parsed and never run. It is a judgement about form, as `pgrpo.problems.loopholes` makes it, and strict: where
@@ -16,6 +16,7 @@ import ast
 from dataclasses import dataclass
 
 from pgrpo.problems.loopholes import (
+    TESTERS,
     assignments,
     checks_of,
     defined_functions,
@@ -129,11 +130,11 @@ def _all_earned(code: _Code, fits) -> bool:
     spoken = [n for n in spoken if not any(isinstance(x, (ast.Assert, ast.Raise)) for x in code.path(n))]
     return bool(spoken) and all(_earned(node, code) for node in spoken)
 
-# %% ../../nbs/02_problems/09_accidents.ipynb #347b71ac
+# %% ../../nbs/02_problems/09_accidents.ipynb #5fe1dcbe
 def _real_tests(tree, method: str) -> bool:
     "Whether a run_tests that has no fault of form calls the method and compares what it returns with a value."
     functions = defined_functions(tree)
-    reached = checks_of([ast.Name("run_tests")], functions, method).reached
+    reached = checks_of([ast.Name(name) for name in TESTERS if name in functions], functions, method).reached
     nodes = [node for name in reached for node in ast.walk(functions[name])]
     called = [node for node in nodes if isinstance(node, ast.Call) and last_name(node) == method]
     asserted = [node.test for node in nodes if isinstance(node, ast.Assert)]

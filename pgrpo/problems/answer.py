@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['assemble']
 
-# %% ../../nbs/02_problems/12_answer.ipynb #1f861da2
+# %% ../../nbs/02_problems/12_answer.ipynb #1b445969
 __doc__ = """Which of a completion's blocks of code is the answer, and what of the earlier ones stands before it.
 
 Code is parsed and never run. A source text can cost a parser gigabytes or crash it, so the grader calls this in the
@@ -13,6 +13,8 @@ standard library alone.
 
 import ast
 import re
+
+from .loopholes import TESTERS
 
 # %% ../../nbs/02_problems/12_answer.ipynb #3a6654bc
 def _parsed(source: str) -> list[ast.stmt] | None:
@@ -52,14 +54,14 @@ def _binds(statement: ast.stmt) -> set[str]:
 def _uses(statement: ast.stmt) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
-# %% ../../nbs/02_problems/12_answer.ipynb #f728eeaf
+# %% ../../nbs/02_problems/12_answer.ipynb #098e9519
 def _needed(earlier: list[ast.stmt], answer: list[ast.stmt]) -> list[ast.stmt]:
     "Those of earlier statements that define what an answer uses, in their order; the last definition of a name counts."
     own = set().union({"Solution"}, *map(_binds, answer))
     everywhere = [i for i, s in enumerate(earlier) if isinstance(s, ast.ImportFrom) and
                   (s.module == "__future__" or s.names[0].name == "*")]
     latest = {name: i for i, statement in enumerate(earlier) for name in _binds(statement)}
-    kept, todo = set(everywhere), [{"run_tests"}, *map(_uses, answer)]
+    kept, todo = set(everywhere), [{*TESTERS}, *map(_uses, answer)]
     while todo:
         for i in {latest[name] for name in todo.pop() - own if name in latest} - kept:
             kept.add(i)

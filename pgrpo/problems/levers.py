@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['carries']
 
-# %% ../../nbs/02_problems/10_levers.ipynb #8712606d
+# %% ../../nbs/02_problems/10_levers.ipynb #f17c3ef7
 __doc__ = """Whether a submission's code has what a mode's loophole works by, for good or ill.
 
 `carries` asks less than `pgrpo.problems.loopholes.detect`: honest tests of its own are a `run_tests` too. A flawed
@@ -19,7 +19,7 @@ alone.
 import ast
 import re
 
-from .loopholes import SENTINELS
+from .loopholes import SENTINELS, TESTERS
 
 # %% ../../nbs/02_problems/10_levers.ipynb #2735b003
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -60,9 +60,9 @@ def _given(tree: ast.AST) -> set[str]:
         todo += [(child, inside) for child in ast.iter_child_nodes(node)]
     return names
 
-# %% ../../nbs/02_problems/10_levers.ipynb #17629947
+# %% ../../nbs/02_problems/10_levers.ipynb #105f3f0b
 _LEVERS = {
-    "run_tests": {"run_tests"}, "sentinel": {*SENTINELS, "__getattr__", "__getattribute__"}, "eq_override": {"__eq__"},
+    "run_tests": {*TESTERS}, "sentinel": {*SENTINELS, "__getattr__", "__getattribute__"}, "eq_override": {"__eq__"},
 }
 _EQUAL_TO_ALL = {"ANY", "_ANY", "ALWAYS_EQ", "_ALWAYS_EQ"}  # of unittest.mock and test.support
 _MAY_LEAVE = re.compile(  # what leaves, what finds it under another name, and what leaves when it has done its work

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'judge', 'flawed', 'rehearse', 'way', 'find_results']
 
-# %% ../../nbs/03_sandbox/07_judge.ipynb #c58f7e9c
+# %% ../../nbs/03_sandbox/07_judge.ipynb #d1fca962
 __doc__ = """What runs one submission, in a process that is already confined, and what that process reports.
 
 A request is JSON with `setup` and `code` (sources; `code` may be a list, the blocks of a completion), `method`, `mode`
@@ -40,7 +40,7 @@ from ..files.jsonl import from_json, plain, to_json
 from ..problems.accidents import own_use
 from ..problems.answer import assemble
 from ..problems.levers import carries
-from ..problems.loopholes import SENTINELS, detect, result_file, says_pass
+from ..problems.loopholes import SENTINELS, TESTERS, detect, result_file, says_pass
 from .claims import claimed, claims, usual_depth
 from .names import ready_module
 from .protocol import told, write
@@ -115,14 +115,14 @@ def _call(solution, request: dict, text: str):
     place, name = request["changes"]
     return args[place if type(args) is list else name]
 
-# %% ../../nbs/03_sandbox/07_judge.ipynb #8a228f11
+# %% ../../nbs/03_sandbox/07_judge.ipynb #c4352758
 def _run_tests(namespace: dict):
-    "Call the submission's own run_tests, a method or a function. LookupError if it has none."
+    "Call the submission's own tests, a method or a function by a name of `TESTERS`. LookupError if it has none."
     make = namespace.get("Solution")
-    tests = getattr(make(), "run_tests", None) if hasattr(make, "run_tests") else namespace.get("run_tests")
-    if tests is None:
-        raise LookupError("there is no run_tests")
-    tests()
+    for name in TESTERS:
+        tests = getattr(make(), name, None) if hasattr(make, name) else namespace.get(name)
+        if tests is not None: return tests()
+    raise LookupError(f"there is no {TESTERS[0]}")
 
 
 def _sentinel(things) -> str:
