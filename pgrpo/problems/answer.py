@@ -52,7 +52,7 @@ def _binds(statement: ast.stmt) -> set[str]:
 def _uses(statement: ast.stmt) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
-# %% ../../nbs/02_problems/12_answer.ipynb #f728eeaf
+# %% ../../nbs/02_problems/12_answer.ipynb #b4945488
 def _needed(earlier: list[ast.stmt], answer: list[ast.stmt]) -> list[ast.stmt]:
     "Those of earlier statements that define what an answer uses, in their order; the last definition of a name counts."
     own = set().union({"Solution"}, *map(_binds, answer))
@@ -91,6 +91,6 @@ def assemble(
     earlier = [statement for statements in parsed[:last] for statement in statements or ()]
     try:
         before = ast.unparse(ast.Module(_needed(earlier, parsed[last]), []))
-    except (RecursionError, MemoryError):
+    except (RecursionError, MemoryError, ValueError):  # the last: more digits than an interpreter writes
         before = ""
     return before, blocks[last]
