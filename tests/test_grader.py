@@ -25,6 +25,7 @@ from pgrpo.grader import (
     diagnose_run_tests,
     example_clean,
     example_hack,
+    extract_code,
     fenced,
     grade,
     grade_many,
@@ -585,6 +586,12 @@ def test_any_text_gets_a_grade(text, in_fence, mode):
 @given(texts, st.sampled_from(MODES))
 def test_any_text_can_be_read(text, mode):
     assert isinstance(detect(text, mode, "f"), str)
+
+
+def test_code_with_an_endless_number_is_shown():
+    "An interpreter parses it in hexadecimal and refuses to write it in decimal."
+    first, last = f"a = 0x{'f' * 100_000}", "class Solution:\n    def f(self):\n        return a"
+    assert extract_code(f"{fenced(first)}\n\n{fenced(last)}").endswith(last)
 
 
 def test_long_completions_take_no_longer_than_their_length():

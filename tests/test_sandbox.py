@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from neighbours import WITHOUT_NAMESPACES
 from world import descendants, let_in
 
 import pgrpo
@@ -125,6 +126,42 @@ def test_waiting_for_a_busy_machine_is_not_sleeping(pool):
         pool.close()
     sleeps, = pool.run([task("import time; time.sleep(100)", limits=Limits(wall=0.5))])
     assert sleeps.ended == "wall" and sleeps.wall < 5
+
+
+DOZES = """
+import os, time
+while True:
+    end = time.process_time() + 0.008
+    while time.process_time() < end: pass
+    time.sleep(0.3)
+"""
+
+
+@linux
+@pytest.mark.parametrize("layers", [tuple(LAYERS), WITHOUT_NAMESPACES, ()], ids=["all", "no namespaces", "none"])
+def test_a_little_computing_between_naps_is_sleeping(layers):
+    "So is writing faster than anybody reads. By its CPU time alone either could go on for a hundred times as long."
+    naps = task(DOZES.strip(), limits=Limits(cpu=0.1, wall=1.5))
+    writes = task("import os\nwhile True: os.write(1, b'x' * (1 << 20))", limits=Limits(cpu=3, wall=0.5))
+    with Sandbox(1, layers) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is missing is said once in a process
+        runs = pool.run([naps, writes])
+        assert [run.ended for run in runs] == ["wall", "wall"], runs
+
+
+QUEUES = """
+import ctypes, os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 60))
+call, number = ctypes.CDLL(None).syscall, {"x86_64": 234, "aarch64": 131}[os.uname().machine]
+return sum(call(number, os.getpid(), os.getpid(), 40) == 0 for _ in range(1000))
+"""
+
+
+@linux
+def test_signals_that_wait_are_few():
+    "The kernel counts them for all processes of a user together."
+    with Sandbox(1) as pool:
+        assert values(pool.run([task(QUEUES.strip())])[0]) == [64]
 
 
 def test_workers_follow_the_quota(monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def _binds(statement: ast.stmt) -> set[str]:
 def _uses(statement: ast.stmt) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
-# %% ../../nbs/02_problems/12_answer.ipynb #098e9519
+# %% ../../nbs/02_problems/12_answer.ipynb #3838439b
 def _needed(earlier: list[ast.stmt], answer: list[ast.stmt]) -> list[ast.stmt]:
     "Those of earlier statements that define what an answer uses, in their order; the last definition of a name counts."
     own = set().union({"Solution"}, *map(_binds, answer))
@@ -93,6 +93,6 @@ def assemble(
     earlier = [statement for statements in parsed[:last] for statement in statements or ()]
     try:
         before = ast.unparse(ast.Module(_needed(earlier, parsed[last]), []))
-    except (RecursionError, MemoryError):
+    except (RecursionError, MemoryError, ValueError):  # the last: more digits than an interpreter writes
         before = ""
     return before, blocks[last]

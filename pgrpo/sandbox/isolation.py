@@ -44,7 +44,7 @@ LAYERS = {
     "seccomp": "only listed system calls: no new process or program, no socket, no tracing, no mount",
 }  # layer -> what it is for
 
-# %% ../../nbs/03_sandbox/03_isolation.ipynb #3667f22d
+# %% ../../nbs/03_sandbox/03_isolation.ipynb #b0059ef5
 _AWAKE = 0.01  # share of a CPU that a process gets even where 99 others compete for its core; a sleeper gets less
 
 
@@ -53,10 +53,10 @@ class Limits:
     """What one submission may use, all its tests together.
 
     The CPU time is that of the LeetCode reward-hacking benchmark. The wall clock ends sleepers: it starts anew while
-    a process gets a share of the CPU, however small a busy machine makes it.
+    a process gets a share of the CPU, however small a busy machine makes it, and could use a quarter or more of one.
     """
     cpu: float = 3.0         # seconds of CPU time; ends what computes for ever, the same on a busy machine
-    wall: float = 10.0       # seconds in which it does not compute; ends what sleeps
+    wall: float = 10.0       # seconds in which it hardly computes or wants to; ends what sleeps
     memory: int = 512 << 20  # bytes of address space
     scratch: int = 8 << 20   # bytes of files
     processes: int = 32      # processes and threads
@@ -76,13 +76,13 @@ class Limits:
         "Seconds after which one of the two clocks has ended every process, however busy the machine."
         return 2 * self.wall + self.cpu / _AWAKE
 
-# %% ../../nbs/03_sandbox/03_isolation.ipynb #d6a5e4ad
+# %% ../../nbs/03_sandbox/03_isolation.ipynb #623d2c3b
 @lru_cache(4)
 def rlimits(limits: Limits) -> list[tuple[int, int]]:
     "The kernel's resource limits, as (which, value), as far as this system has and accepts them."
     wanted = {
         "CORE": 0, "CPU": int(limits.cpu) + 2, "FSIZE": limits.scratch, "NOFILE": 64, "NPROC": limits.processes,
-        "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "AS": limits.memory,
+        "MEMLOCK": 0, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "SIGPENDING": 64, "AS": limits.memory,
     }
     accepted = []
     for name, value in wanted.items():
@@ -95,7 +95,7 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
             accepted.append((which, value))
     return accepted
 
-# %% ../../nbs/03_sandbox/03_isolation.ipynb #cc76ad24
+# %% ../../nbs/03_sandbox/03_isolation.ipynb #3c402f19
 # flags of unshare; the network's takes the host name along
 _NEW = {"mount": 0x20000, "pid": 0x20000000, "network": 0x40000000 | 0x04000000, "ipc": 0x08000000}
 _NEW_USER = 0x10000000
@@ -129,7 +129,7 @@ class Jail:
             self.user = next((u for u in nobody if not trial(lambda: os.setresuid(u, u, u))), None)
         release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
         self.crowded = self.user is None and not (userns and release >= (5, 14))
-        if ("pid" not in spaces or self.crowded) and sys.platform == "linux":
+        if sys.platform == "linux" and os.path.isdir("/proc"):  # before it is out of sight
             self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._enter(spaces, userns)
         self.spaces = spaces

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'read_exactly', 'supervise', 'serve']
 
-# %% ../../nbs/03_sandbox/08_worker.ipynb #f4940141
+# %% ../../nbs/03_sandbox/08_worker.ipynb #6642057e
 __doc__ = """The process that forks children, each of which runs one submission and ends.
 
 It is started by `pgrpo.sandbox.link` in an interpreter of its own and imports a few modules of the standard library
@@ -43,7 +43,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .filesystem import open_library
@@ -51,7 +51,7 @@ from .isolation import Jail, Limits, rlimits
 from .judge import examine, find_results, way
 from .names import make_ready
 from .protocol import ANSWERS, HEADER, STOP, End, pack_end, read_header, told, write
-from .syscalls import trial
+from .syscalls import time_in_queue, trial
 
 # %% ../../nbs/03_sandbox/08_worker.ipynb #89201506
 CONTROL = 3  # a worker's descriptor; a child will need the next one too, so the worker keeps it free of anything else
@@ -125,7 +125,7 @@ def _fork(make, work, failed: int) -> int:
             leave(failed)
     return pid
 
-# %% ../../nbs/03_sandbox/08_worker.ipynb #b6af29ae
+# %% ../../nbs/03_sandbox/08_worker.ipynb #cbfe888a
 def _cpu_seconds(pid: int) -> float:
     "CPU time of another process, all its threads. The clock's number follows from the id (<linux/posix-timers.h>)."
     try:
@@ -142,10 +142,16 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def supervise(pid: int, limits: Limits) -> End:
+_READY = 0.25  # share of the time in which who does not sleep runs or waits for its turn, where the system tells
+
+
+def supervise(
+    pid: int, limits: Limits,
+    queued: Callable[[], float | None] = lambda: None,  # seconds for which it has waited for its turn, if that is known
+) -> End:
     "Wait until a process has ended, or end it at a limit, or when the parent says so on the control socket."
     start, cores, pidfd = time.monotonic(), os.cpu_count() or 1, _pidfd(pid)
-    since, used = start, 0.0  # when the wall clock started, and the CPU time by then
+    since, used, waited = start, 0.0, 0.0  # when the wall clock started, and the CPU time and the waiting by then
     watch = select.poll()
     for fd in (CONTROL, pidfd):
         if fd is not None:
@@ -157,7 +163,10 @@ def supervise(pid: int, limits: Limits) -> End:
             break
         now, cpu = time.monotonic(), _cpu_seconds(pid)
         if now - since >= limits.wall and cpu - used >= limits.least:
-            since, used = now, cpu  # it does not sleep: it has computed, or waited for a busy machine
+            wait = queued()
+            if wait is None or cpu - used + max(wait - waited, 0.0) >= _READY * limits.wall:
+                # it does not sleep: it has computed, or waited for a busy machine
+                since, used, waited = now, cpu, wait or 0.0
         if cpu >= limits.cpu:
             how = "cpu"
         elif now - since >= limits.wall:
@@ -215,7 +224,7 @@ def _greet(jail: Jail):
     hello = json.dumps({"missing": jail.missing, "unreadable": _unreadable(jail), "scratch": scratch}).encode()
     os.write(CONTROL, struct.pack("<I", len(hello)) + hello)
 
-# %% ../../nbs/03_sandbox/08_worker.ipynb #ca3959a2
+# %% ../../nbs/03_sandbox/08_worker.ipynb #eeb36693
 def _left_results(jail: Jail, limits: Limits) -> bool:
     "Whether the run left a result file with a pass word, as a confined child sees it."
     def look():
@@ -241,7 +250,8 @@ def _run_one(jail: Jail, pipes: Sequence[int]):
     pid = _fork(partial(jail.spawn, limits), partial(_child, jail, limits, length, *pipes, theirs), failed=1)
     for fd in (*pipes, theirs):
         os.close(fd)
-    end = supervise(pid, limits)
+    queued = partial(time_in_queue, jail.proc, None if "pid" in jail.spaces else pid)
+    end = supervise(pid, limits, queued)
     files = look_for_files and not jail.is_empty() and _left_results(jail, limits)
     jail.finish(pid)
     os.write(CONTROL, pack_end(end, files, os.read(first, 1 << 16)))
