@@ -16,6 +16,9 @@ ARMS   := none,ceiling,erase,erase random,erase shuffled,erase nonhack,route,rou
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */\t/'
 
+# half of what is installed is never or hardly imported: Python compiles that when it is
+RARE   := '/(tests?|testing|models|sympy|networkx|pip|setuptools|fontTools|wandb|_inductor|onnx)/'
+
 # what running needs, and what developing needs; the second holds the first
 install = @$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("pgrpo needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")' \
 	&& { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && echo "installing into $(VENV) ..." \
@@ -28,7 +31,7 @@ $(BASE): settings.ini pyproject.toml setup.py constraints.txt
 
 $(READY): settings.ini pyproject.toml setup.py constraints.txt
 	$(call install,".[dev]")
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # what pip would do on one core; some packages carry templates that are no Python
+	@$(BIN)/python -m compileall -q -j 0 -x $(RARE) $(VENV)/lib >/dev/null || true  # what pip would do on one core; some packages carry templates that are no Python
 	@touch $(BASE) $(READY)
 
 run: $(BASE)     ## none, erase, advantage and ceiling side by side: a table and a figure in runs/demo
@@ -37,7 +40,7 @@ run: $(BASE)     ## none, erase, advantage and ceiling side by side: a table and
 test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/ruff check nbs pgrpo tests tools
 	$(BIN)/python tools/check_notebooks.py
-	PGRPO_STEPS=6 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	PGRPO_STEPS=3 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore-glob='*browser*'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_browser*.py  # by themselves: they wait for a page
 

@@ -7,9 +7,11 @@ import resource
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from apart import COMMAND, run
 
 import pgrpo as package
 from pgrpo.cli import main
@@ -117,12 +119,12 @@ def test_bench_looks_at_its_places_first(tmp_path):
         ), done.stderr
 
 
-def alone(*argv, cwd, before=None, code="import sys; from pgrpo.cli import main; sys.exit(main(sys.argv[1:]))", **env):
+def alone(*argv, cwd, code=COMMAND, **env):
     "The command, or other code, in a process of its own, whose environment has these variables; None: has not."
     full = {name: value for name, value in (os.environ | env).items() if value is not None}
     full["PYTHONPATH"] = env.get("PYTHONPATH", str(Path(package.__file__).parents[1]))
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv)], cwd=cwd, env=full, preexec_fn=before, capture_output=True
+        [sys.executable, "-c", code, *map(str, argv)], cwd=cwd, env=full, capture_output=True
     )
 
 
@@ -196,24 +198,26 @@ def test_a_policy_is_built_over_nothing_else(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
+def full(kilobytes):
+    "What leaves a process a disk on which no file grows beyond so much."
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000 * kilobytes, hard))
+
+
 @pytest.mark.parametrize("kilobytes, file", [(1, "the run folder run cannot be written"), (12, "run/ckpt/last.pt")])
 def test_a_full_disk_is_one_sentence(kilobytes, file, tmp_path):
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000 * kilobytes, hard))
     little = ("--log-rollouts", "0", "--log-modules", "0", "--probe-every", "0")
-    done = alone(*ONE_STEP, *little, cwd=tmp_path, before=full)
-    said = [line for line in done.stderr.decode().splitlines() if line.startswith("pgrpo: ")]
-    assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr.decode()
+    done = run(COMMAND, *ONE_STEP, *little, cwd=tmp_path, before=full(kilobytes))
+    said = [line for line in done.stderr.splitlines() if line.startswith("pgrpo: ")]
+    assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr
     assert file in said[0] and "File too large" in said[0]
 
 
 def test_an_export_onto_a_full_disk_is_one_sentence(tmp_path):
     pgrpo(*ONE_STEP, cwd=tmp_path)
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     for kilobytes in (1, 500):
-        full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000 * kilobytes, hard))
-        done = alone("export", "run", "--out", "model", cwd=tmp_path, before=full)
-        said = done.stderr.decode()
+        done = run(COMMAND, "export", "run", "--out", "model", cwd=tmp_path, before=full(kilobytes))
+        said = done.stderr
         assert done.returncode == 2 and "pgrpo: the export cannot be written to model: " in said and "Trace" not in said
         assert {p.name for p in tmp_path.iterdir()} == {"run"}
 

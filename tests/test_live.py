@@ -2,13 +2,12 @@
 import gc
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
 
 import pytest
+from apart import Child
 
 from pgrpo.train import RunFolder
 
@@ -23,15 +22,10 @@ print(done.stopped, len(done.rows["none"]), sorted(done.summaries), threads, she
 """
 
 
-def script(folder):
-    call, pipe = [sys.executable, "-c", CALL, str(folder)], subprocess.PIPE
-    return subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True)
-
-
 def test_a_script_prints_is_stopped_and_goes_on(tmp_path):
-    process, file = script(tmp_path), RunFolder(tmp_path / "none").rows_file
+    process, file = Child(CALL, tmp_path), RunFolder(tmp_path / "none").rows_file
     while not file.exists() or file.read_bytes().count(b"\n") < 2:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -41,7 +35,7 @@ def test_a_script_prints_is_stopped_and_goes_on(tmp_path):
     assert said[0] == "True" and 2 <= int(said[1]) < 8 and said[2] == "[] ['MainThread'] False"
     assert len(RunFolder(tmp_path / "none").rows()) == int(said[1])
 
-    process = script(tmp_path)
+    process = Child(CALL, tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "False 8 ['none'] ['MainThread'] False"

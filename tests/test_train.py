@@ -1,6 +1,5 @@
 "A run is killed for real, at random moments, and has to end up as if nothing had happened."
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -9,6 +8,7 @@ import time
 
 import pytest
 import torch
+from apart import SERVER
 
 from pgrpo.config import preset
 from pgrpo.files.tensors import read_tensors
@@ -22,9 +22,8 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if not k.startswith(("sec_", "tokens"))} for row in rows]
 
 
-def start(folder, server=multiprocessing.get_context("forkserver")):  # whose processes find everything imported
-    server.set_forkserver_preload(["pgrpo.train"])
-    process = server.Process(target=train, args=(preset("smoke", **SETTINGS), folder), kwargs=dict(progress=False))
+def start(folder):
+    process = SERVER.Process(target=train, args=(preset("smoke", **SETTINGS), folder), kwargs=dict(progress=False))
     process.start()
     return process
 

@@ -73,12 +73,21 @@ def peak_growth(
         run(batch)
         return peak_memory() - before
 
-# %% ../../nbs/11_bench/3_memory.ipynb #74a7f534
+# %% ../../nbs/11_bench/3_memory.ipynb #e674d1fc
+_SIDE = """
+import sys
+from pgrpo.files.child import importing
+with importing(): from pgrpo.bench.memory import peak_growth
+side, rows, length = sys.argv[1:]
+print(peak_growth(side, int(rows), int(length)))
+"""
+
+
 def memory(sides: Sequence[str], rows: int, length: int, repeat: int) -> dict[str, list[float]]:  # MiB
     "Peak growth of each side in each repetition. Unmeasured where a process fails."
     def child(side):
-        code = f"from pgrpo.bench.memory import peak_growth; print(peak_growth({side!r}, {rows}, {length}))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        asked = [sys.executable, "-c", _SIDE, side, str(rows), str(length)]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
     needs = {side: [] for side in sides}
     for _ in range(repeat):
