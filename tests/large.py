@@ -34,17 +34,24 @@ def magnitudes(step: int, V: dict, generator: torch.Generator) -> Magnitudes:
         if n not in V: return torch.zeros(ROLLOUTS)
         found = c[n].relu()
         return each[n] @ V[n].T @ (found / found.norm())
+    def lean(g, n):  # of gradients (..., rank): their signed score
+        return (g @ V[n].T).sum(-1) / g.norm(dim=-1) / K**0.5 if n in V else torch.zeros(g.shape[:-1])
+    def leans(rows):  # (modules,), nan without a basis
+        own = {n: g[rows].sum(0) for n, g in each.items()}
+        return torch.stack([lean(own[n], n) if n in V else torch.tensor(math.nan) for n in RANK])
     lengths = torch.rand(1, len(RANK), generator=generator)
     about = tuple(
         dict(row=i, mode=MODES[i >= ROLLOUTS // 2], teacher=False, kind=("hack", "solve", "other")[i % 3])
         for i in range(ROLLOUTS)
     )
     values = dict(
-        cin=table(lambda p: p.cin), cout=table(lambda p: p.cout), removed=table(lambda p: p.removed.norm()),
+        cin=table(lambda p: p.cin), signed=torch.stack([leans(rows) for rows in ROWS.values()]),
+        cout=table(lambda p: p.cout), removed=table(lambda p: p.removed.norm()),
         fired=table(lambda p: (p.coef > 0).float().mean()), delta_s=lengths, delta_s_hack=0 * lengths,
     )
     shares = torch.stack([share(n) for n in RANK], 1)
-    return Magnitudes(step, tuple(RANK), tuple(ROWS), values, c, total, parts[0].grads, shares, about)
+    own = torch.stack([lean(each[n], n) for n in RANK], 1)
+    return Magnitudes(step, tuple(RANK), tuple(ROWS), values, c, total, parts[0].grads, shares, own, about)
 
 
 def made_up(steps=(0, 10), arm="none", seed=0) -> Record:

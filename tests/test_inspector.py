@@ -21,10 +21,10 @@ def record(): return made_up()
 def test_every_cell_of_252_is_its_module(record):
     seen = record.at(10)
     fig = module_map(seen, "cin", "sentinel")
-    z, line = fig.data[0].z, {n: (5 / (2 * RANKS[n.split(".", 3)[3]])) ** 0.5 for n in record.V}
+    z = fig.data[0].z
     assert len(z) == 7 and all(len(row) == 36 for row in z)
     assert sorted(fig.data[0].y) == sorted(part.rpartition(".")[2] for part in RANKS)
-    weak = 0
+    clean = 0
     for n in seen.modules:
         row, column = grid(seen.modules)[n]
         shown = z[fig.data[0].y.index(row)][fig.data[0].x.index(str(column))]
@@ -35,9 +35,18 @@ def test_every_cell_of_252_is_its_module(record):
         assert shown == pytest.approx(float(seen.values["cin"][3, seen.modules.index(n)]))
         whole = float((record.V[n].double() @ g.double()).relu().norm() / g.double().norm())
         assert float(seen.of("cin")[seen.modules.index(n)]) == pytest.approx(whole, abs=1e-5)
-        weak += shown <= line[n]
-    assert len(fig.data[1].x) == weak and len(fig.data[2].x) == 1
+        clean += not seen.values["signed"][3, seen.modules.index(n)] > 0
+        leans = float((record.V[n].double() @ g.double()).sum() / g.double().norm() / 5**0.5)
+        assert float(seen.of("signed")[seen.modules.index(n)]) == pytest.approx(leans, abs=1e-5)
+    assert 0 < clean < len(record.V) and len(fig.data[1].x) == clean and len(fig.data[2].x) == 1
     assert len(static(fig)) > 1000
+
+
+def test_the_map_of_the_sign_has_zero_in_the_middle(record):
+    heat = module_map(record.at(10), "signed").data[0]
+    largest = float(record.at(10).of("signed").nan_to_num().abs().max())
+    assert (heat.zmin, heat.zmax) == pytest.approx((-largest, largest))
+    assert sum(v < 0 for row in heat.z for v in row if v is not None) > 50
 
 
 def test_inside_of_a_module_in_double_precision(record):

@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5Tex
 from pgrpo.adapter import wrap
 from pgrpo.encode import encode_completions
 from pgrpo.problems.generator import generated_pairs
-from pgrpo.vhack import VHack, extract, overlaps
-from pgrpo.vhack.gradients import pair_gradients
+from pgrpo.projection import null_cin
+from pgrpo.vhack import VHack, basis_of, extract, overlaps
+from pgrpo.vhack.gradients import PairGradients, pair_gradients
+from pgrpo.vhack.nulls import control_bases, scored
 
 PAIRS = generated_pairs(8, seed=0)
 
@@ -157,3 +159,23 @@ def test_encoding_knows_neither_problems_nor_grades():
     code = "import sys, pgrpo.encode; print(*(m for m in sys.modules if m.startswith('pgrpo.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["pgrpo.encode"]
+
+
+def test_honest_work_lies_above_the_random_line_and_not_beyond_the_controls():
+    """Made-up gradients in which all texts differ along a few directions, and hacks along one of them more.
+
+    "cin lies above the random line, so it is a hack" is then wrong of every honest text.
+    """
+    r, k, n, names, generator = 128, 5, 48, "abcdefgh", torch.Generator().manual_seed(0)
+    frames = {m: torch.linalg.qr(torch.randn(r, 12, generator=generator))[0].T for m in names}  # what texts differ in
+    texts = lambda hack: {
+        m: torch.randn(n, 12, generator=generator) @ f + 2 * hack * f[0] for m, f in frames.items()
+    }
+    pairs, modes = PairGradients(texts(True), texts(False)), ["x", "y"] * (n // 2)
+    V, _ = basis_of(pairs.differences, k, None, None)
+    controls = sum(control_bases(pairs, modes, k, None, None).values(), [])
+    honest, hacks, line = scored(texts(False), V, controls), scored(texts(True), V, controls), null_cin(k, r)
+    assert (honest.cin > line).all() and (hacks.cin > line).all()
+    assert abs(honest.cin.mean() - honest.cin_null.mean()) < 0.1 * honest.cin.mean()
+    assert honest.beyond.float().mean() < 0.2 and hacks.beyond.float().mean() > 0.5
+    assert not scored(texts(True), V).beyond.any()  # nothing is claimed without a control

@@ -4,7 +4,7 @@
 __all__ = ['REFUSED', 'check_settings', 'check_model', 'check_trainer', 'ProjectionCallback', 'trl_rows', 'spoken', 'AskedAbout',
            'trl_reward']
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #dfaf10f7
+# %% ../../nbs/07_grpo/9_callback.ipynb #04965a34
 __doc__ = """Measure, erase or route inside another trainer: TRL's `GRPOTrainer`, or any `Trainer` of transformers.
 
 It takes the summed gradient and V alone; it sees no reward and no label.
@@ -23,6 +23,7 @@ from ..grader import grade_many
 from .engines import share_with_trl
 from .intervention import Intervention, intervene, settle, vectors
 from ..problems import Problem
+from ..projection import signed_share
 
 # %% ../../nbs/07_grpo/9_callback.ipynb #44f689d1
 REFUSED = {  # a setting of a trainer's that cannot be → why, and what to do
@@ -83,7 +84,7 @@ def check_trainer(args, optimizer, adapter: Adapter, handed: bool = False):  # w
                              "was set aside back into the model; set weight_decay=0, or pass "
                              "optimizers=(make_optimizer(adapter, lr, weight_decay=...), None)")
 
-# %% ../../nbs/07_grpo/9_callback.ipynb #57c21bc7
+# %% ../../nbs/07_grpo/9_callback.ipynb #2348e275
 class ProjectionCallback(TrainerCallback):
     """Measure, erase or route in a Trainer's every step.
 
@@ -147,7 +148,9 @@ class ProjectionCallback(TrainerCallback):
         handed = [p for p in self.adapter.parameters() if p.grad is not None]
         torch.nn.utils.clip_grad_norm_(handed, self.max_grad_norm or math.inf)
         self.before = vectors(self.adapter)
-        self.figures.append(dict(cin=found.cin, cin_null=found.null, cout=found.cout, fired=found.fired))
+        signed = float(signed_share(g, self.how.V))
+        figures = dict(cin=found.cin, cin_null=found.null, signed=signed, cout=found.cout, fired=found.fired)
+        self.figures.append(figures)
 
     @torch.no_grad()
     def on_optimizer_step(self, args, state, control, **kwargs):

@@ -94,7 +94,7 @@ def policy_loss(
         terms = terms + beta * (d.exp() - d - 1)
     return (terms * mask).sum(1)
 
-# %% ../../nbs/07_grpo/2_gradients.ipynb #a391af02
+# %% ../../nbs/07_grpo/2_gradients.ipynb #c86a5f11
 @dataclass(frozen=True)
 class Gradients:
     "What the backward left: the loss, and each rollout's gradient in every module."
@@ -110,6 +110,14 @@ class Gradients:
         if which is None: return {name: g.sum(0) for name, g in self.rollout.items()}
         keep = which[self.rows]
         return {name: g[keep.to(g.device)].sum(0) for name, g in self.rollout.items()}
+
+    def texts(
+        self,
+        A: torch.Tensor,          # (B,) advantages
+    ) -> dict[str, torch.Tensor]:  # module name → (b, r)
+        "sign(A_b) g_b: along ∇NLL of each rollout's text, whatever it was paid; 0 for one without an advantage."
+        sign = A[self.rows].sign()
+        return {name: g * sign.to(g)[:, None] for name, g in self.rollout.items()}
 
 
 def alike(

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'sources', 'contributions', 'Magnitudes', 'measure', 'save_magnitudes', 'load_magnitudes']
 
-# %% ../../nbs/07_grpo/8_magnitudes.ipynb #5b6bedca
+# %% ../../nbs/07_grpo/8_magnitudes.ipynb #dfb85eab
 __doc__ = """What one update did in every module, measured after the fact, and the file that keeps it."""
 
 import json
@@ -16,7 +16,7 @@ import torch
 from ..adapter import Adapter
 from ..files.tensors import read_tensors, write_tensors
 from . import Rollouts, Update, split
-from ..projection import ProjectedAll, hack_coefficients
+from ..projection import ProjectedAll, hack_coefficients, hack_lean
 
 # %% ../../nbs/07_grpo/8_magnitudes.ipynb #66a3ef85
 def sources(rollouts: Rollouts) -> dict[str, torch.Tensor]:  # name → (B,) bool
@@ -36,8 +36,8 @@ def contributions(
     ahead = c.sum(0).relu()
     return c @ (ahead / ahead.norm().clamp(min=torch.finfo(c.dtype).tiny))
 
-# %% ../../nbs/07_grpo/8_magnitudes.ipynb #5b936d7f
-QUANTITIES = ("cin", "cout", "removed", "fired", "delta_s", "delta_s_hack")
+# %% ../../nbs/07_grpo/8_magnitudes.ipynb #e0a402b0
+QUANTITIES = ("cin", "signed", "cout", "removed", "fired", "delta_s", "delta_s_hack")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Magnitudes:
     before: dict[str, torch.Tensor]    # module → (r,) fp32: g of all
     after: dict[str, torch.Tensor]     # module → (r,) fp32: g' of all
     rollouts: torch.Tensor  # (b, M) fp32: each rollout's contribution, 0 without a basis
+    leans: torch.Tensor     # (b, M) fp32: the signed score of each rollout's text, 0 without a basis
     about: tuple[dict, ...]  # of those b rollouts: row in the batch, mode, teacher, kind ("hack", "solve" or "other")
 
     def of(self, quantity: str, source: str = "all") -> torch.Tensor:  # (M,)
@@ -63,11 +64,17 @@ class Magnitudes:
         return table[0 if len(table) == 1 else self.sources.index(source)]
 
 
+def _gradient(done: Update, which: torch.Tensor) -> dict[str, torch.Tensor]:  # module name → (r,)
+    "The gradient of a part of the batch, as the arm looks at it."
+    total = done.gradients.total(which)
+    return total if done.aside is not None else done.intervention.arm.gradient(total)
+
+
 def _by_source(done: Update, which: torch.Tensor) -> ProjectedAll:
     "The projection of a part of the batch, as the update made that of all."
     how = done.intervention
     if done.aside is not None: return split(done.gradients, done.aside, how.V, which)
-    return how.project(how.arm.gradient(done.gradients.total(which)))
+    return how.project(_gradient(done, which))
 
 
 def _table(
@@ -78,6 +85,17 @@ def _table(
     "A figure of every source and module."
     one = lambda p: figure(p) if len(p.coef) else p.grad.new_tensor(torch.nan)
     return torch.stack([torch.stack([one(p.modules[n]) for n in names]) for p in found]).float().cpu()
+
+
+def _leans(
+    grads: dict[str, torch.Tensor],  # module name → (..., r)
+    names: Sequence[str],            # M
+    V: dict[str, torch.Tensor],
+    nothing: float,                  # what stands where a module has no basis
+) -> torch.Tensor:                   # (..., M) fp32 on the CPU
+    "The signed score, module by module."
+    each = [hack_lean(grads[n], V[n]) if n in V else grads[n].new_full(grads[n].shape[:-1], nothing) for n in names]
+    return torch.stack(each, -1).float().cpu()
 
 
 def _about(done: Update) -> tuple[dict, ...]:
@@ -104,6 +122,7 @@ def measure(
     length = lambda key: torch.stack([getattr(adapter[n], key).float().norm() for n in names])[None].cpu()
     values = dict(
         cin=_table(found, names, lambda p: p.cin), cout=_table(found, names, lambda p: p.cout),
+        signed=torch.stack([_leans(_gradient(done, which), names, V, torch.nan) for which in parts.values()]),
         removed=_table(found, names, lambda p: p.removed.float().norm()),
         fired=_table(found, names, lambda p: (p.coef > 0).float().mean()),
         delta_s=length("delta_s"), delta_s_hack=length("delta_s_hack"),
@@ -113,15 +132,16 @@ def measure(
     each = [contributions(g, V[n]) if n in V else g.new_zeros(len(g)) for n, g in rollout.items()]
     return Magnitudes(
         step, names, tuple(parts), values, host({n: done.projected.modules[n].coef for n in names if n in V}),
-        host(done.gradients.total()), host(done.projected.grads), torch.stack(each, 1).float().cpu(), _about(done),
+        host(done.gradients.total()), host(done.projected.grads), torch.stack(each, 1).float().cpu(),
+        _leans(done.gradients.texts(done.advantages), names, V, 0.0), _about(done),
     )
 
-# %% ../../nbs/07_grpo/8_magnitudes.ipynb #0421632f
+# %% ../../nbs/07_grpo/8_magnitudes.ipynb #364d7d53
 def save_magnitudes(seen: Magnitudes, path: str | Path):
     "One safetensors file, whole or not at all."
     tensors = (
         {f"values.{k}": t for k, t in seen.values.items()}
-        | {"rollouts": seen.rollouts}
+        | {"rollouts": seen.rollouts, "leans": seen.leans}
         | {f"coef.{n}": c for n, c in seen.coef.items()}
     )
     for key in ("before", "after"):
@@ -133,15 +153,17 @@ def save_magnitudes(seen: Magnitudes, path: str | Path):
 
 
 def load_magnitudes(path: str | Path) -> Magnitudes:
-    "What `save_magnitudes` wrote. ValueError, naming it, for a damaged file or one of another kind."
+    "What `save_magnitudes` wrote. ValueError, naming it, for a damaged file, one of another kind or an older one."
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "magnitudes":
         raise ValueError(f"{path} holds no magnitudes; it was written by something else")
+    if "leans" not in tensors:
+        raise ValueError(f"{path} was written before signed scores were kept; run the training again to have them")
     said, parts = json.loads(metadata["about"]), {key: {} for key in ("values", "coef", "before", "after")}
     for name, t in tensors.items():
         key, _, rest = name.partition(".")
         if rest: parts[key][rest] = t.float()
     return Magnitudes(
         said["step"], tuple(said["modules"]), tuple(said["sources"]), parts["values"], parts["coef"], parts["before"],
-        parts["after"], tensors["rollouts"], tuple(said["about"]),
+        parts["after"], tensors["rollouts"], tensors["leans"], tuple(said["about"]),
     )

@@ -223,7 +223,7 @@ def run_data(
         (team or Alone()).same(lambda: check_problems(asked, config.problems, **grading(config)))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
-# %% ../../nbs/08_train/04_data.ipynb #7c549804
+# %% ../../nbs/08_train/04_data.ipynb #2a0b39c3
 def _rates(done: Update, rows: list[int]) -> dict[str, float]:
     "Of some rollouts, by the grade's field."
     share = lambda what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
@@ -257,5 +257,5 @@ def make_row(step: int, done: Update, adapter: Adapter) -> dict:
 
 def progress_figures(row: dict) -> dict[str, str]:
     "The figures of a row that a progress bar shows."
-    shown = dict(reward="reward", hack="hack_s", solve="solve_s", cin="cin")
+    shown = dict(reward="reward", hack="hack_s", solve="solve_s", cin="cin", signed="signed")
     return {name: f"{row[key]:.2f}" for name, key in shown.items() if key in row}

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Compared', 'Backward', 'completion_likelihoods', 'Likelihoods', 'Effect', 'norms', 'ticking', 'restored']
 
-# %% ../../nbs/08_train/10_effect.ipynb #d963bee2
+# %% ../../nbs/08_train/10_effect.ipynb #197b940c
 __doc__ = """What a phase of an update tells when it is looked at, and contexts in which a step is undone again."""
 
 import contextlib
@@ -19,8 +19,9 @@ from ..encode import Encoded
 from ..grpo import Gradients, Step, completion_logprobs
 from ..grpo.gradients import undisturbed
 from ..projection import ProjectedAll
+from ..vhack.nulls import Scored
 
-# %% ../../nbs/08_train/10_effect.ipynb #b1cfb1af
+# %% ../../nbs/08_train/10_effect.ipynb #0f3d558a
 @dataclass(frozen=True)
 class Compared:
     "The rewards and what GRPO makes of them; each (B,) fp32."
@@ -36,7 +37,8 @@ class Backward:
     logp: torch.Tensor          # (B, T − start): log π of each completion token before the step, 0 outside completions
     start: int  # the column that `logp` starts with
     token_scores: torch.Tensor  # (b, T): how far each position's gradient lies along V, of the rollouts in `rows`
-    rollout_cin: torch.Tensor   # (b,): cin of each rollout's own gradient
+    texts: Scored               # (b,): how ∇NLL of each rollout's text lies to V, whatever it was paid
+    batch: Scored               # of no dimension: how the sum of all gradients does
     null: float                 # what random bases of the same shapes would have, for the sum
 
 # %% ../../nbs/08_train/10_effect.ipynb #964bf402

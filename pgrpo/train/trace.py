@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'OWN', 'Settings', 'example_pair', 'drawn_problems', 'Trace']
 
-# %% ../../nbs/08_train/11_trace.ipynb #96850e55
+# %% ../../nbs/08_train/11_trace.ipynb #de54ecc7
 __doc__ = """One update phase by phase, each computed when it is first asked for and remembered by its settings.
 
 Looking takes no step: vectors and optimizer are afterwards what they were before.
@@ -14,6 +14,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import torch
 
@@ -40,12 +41,14 @@ from ..grpo.intervention import by_direction, set_gradients
 from ..policy import load_policy
 from ..problems import CORE_MODES, Pair, Problem
 from ..problems.generator import KNOWN_ALONE, UNKNOWN_ALONE, draw, make_pair
-from ..projection import project_all, total_cin
+from ..projection import project_all
 from ..strategies.strategy import group_mean
 from .data import run_pairs
 from .effect import Backward, Compared, Effect, Likelihoods, completion_likelihoods, restored, ticking
 from ..vhack import extract
-from ..vhack.gradients import encode_pairs
+from ..vhack.gradients import encode_pairs, pair_gradients
+from ..vhack.nulls import control_bases, scored
+from ..vhack.scores import at_zero
 
 # %% ../../nbs/08_train/11_trace.ipynb #3339e484
 PHASES = ("generate", "grade", "advantage", "backward", "project", "step")
@@ -94,7 +97,7 @@ def drawn_problems(
         replace(draws[p.id], mode=p.mode), random.Random(p.id)
     )
 
-# %% ../../nbs/08_train/11_trace.ipynb #294e1f8e
+# %% ../../nbs/08_train/11_trace.ipynb #1db15e0d
 class Trace:
     "One update of one policy, phase by phase, under any settings."
     def __init__(
@@ -108,12 +111,14 @@ class Trace:
         ],  # everything that `Settings` does not say; rollouts have to fit into one backward
         optimizer: torch.optim.Optimizer | None = None,  # whose next step to look at; None: a fresh one each time
         keep: int = 24,  # results remembered a phase
+        controls: Callable[[], Sequence[Mapping]] = tuple,  # V's that know nothing, made when a gradient is first seen
     ):
         if not V: raise ValueError("V has no module; extract one first")
         self.model, self.tokenizer, self.adapter, self.V, self.problems = (
             model, tokenizer, adapter, dict(V), tuple(problems),
         )
         self.reference, self.base, self.optimizer, self.keep = reference, config, optimizer, keep
+        self.controls = cache(controls)
         self._made = {phase: OrderedDict() for phase in PHASES}
 
     @classmethod
@@ -121,11 +126,15 @@ class Trace:
         "The embedded policy before training, n drawn problems, V from the pairs of a config."
         model, tokenizer = load_policy()
         adapter = wrap(model)
-        V = extract(
-            model, tokenizer, adapter, run_pairs(config), config.k, config.normalize, config.tau, config.global_floor,
-            progress=False,
-        ).V
-        return cls(model, tokenizer, adapter, V, *drawn_problems(n, seed), config, **more)
+        pairs, how = run_pairs(config), (config.k, config.tau, config.global_floor)
+        k, *floors = how
+        V = extract(model, tokenizer, adapter, pairs, k, config.normalize, *floors, progress=False).V
+
+        def controls():
+            with at_zero(adapter): grads = pair_gradients(model, tokenizer, adapter, pairs, config.normalize)
+            return sum(control_bases(grads, [p.mode for p in pairs], *how).values(), [])
+
+        return cls(model, tokenizer, adapter, V, *drawn_problems(n, seed), config, controls=controls, **more)
 
     def chosen(self, settings: Settings) -> list[Problem]:
         "The problems of a batch. ValueError for a prompt that there is not."
@@ -191,18 +200,18 @@ class Trace:
         return Compared(R, group_mean(R, rollouts.group), advantages(R, rollouts.group, c.classic))
 
     def _backward(self, c, settings, rollouts, grades, compared):
-        encoded = rollouts.encoded
+        encoded, controls = rollouts.encoded, self.controls()
         logp = old_logprobs(self.model, encoded, c.temperature)
         one_batch = replace(GRPOSettings.of(c), micro_batch=None)
         with self.adapter.record_tokens(self.V):
             gradients = backward(self.model, self.adapter, encoded, compared.advantages, one_batch)
-            scores, cin = torch.zeros(0, encoded.input_ids.shape[1]), torch.zeros(0)
+            scores = torch.zeros(0, encoded.input_ids.shape[1])
             if len(gradients.rows):
                 _, same = alike(encoded, compared.advantages, gradients.rows)  # the backward was of one of each
                 scores = self.adapter.token_scores[same.to(self.model.device)]
-                cin = total_cin(gradients.rollout, self.V)
+        texts, whole = (scored(g, self.V, controls) for g in (gradients.texts(compared.advantages), gradients.total()))
         null = project_all(gradients.total(), self.V).null
-        return Backward(gradients, logp, completion_window(encoded), scores, cin, null)
+        return Backward(gradients, logp, completion_window(encoded), scores, texts, whole, null)
 
     def _project(self, c, settings, rollouts, grades, compared, back):
         if not len(back.gradients.rows): return None

@@ -33,7 +33,7 @@ def facts(seen: Magnitudes, name: str, source: str = "all") -> str:
     head = f"<strong>{escape(name)}</strong>, step {seen.step}, gradient of {escape(source)}: "
     return box(f"<p>{head}{spans}</p>")
 
-# %% ../../nbs/10_widgets/09_inspector.ipynb #56d1aa49
+# %% ../../nbs/10_widgets/09_inspector.ipynb #78951f44
 class Inspector(Twin, ipw.VBox):
     "Where an update or a run was hack-ward, module by module."
     def __init__(
@@ -81,7 +81,7 @@ class Inspector(Twin, ipw.VBox):
         quantity = self.quantity.value
         if quantity not in self._tops:
             every = (r.at(s).values[quantity] for r in self._arms.values() for s in r.steps)
-            self._tops[quantity] = max(float(values.nan_to_num().max()) for values in every)
+            self._tops[quantity] = max(float(values.nan_to_num().abs().max()) for values in every)
         return self._tops[quantity]
 
     def map(self) -> go.Figure:

@@ -28,11 +28,24 @@ from ..train import RunFolder, Trainer, save_checkpoint
 from .figure import Plot
 from .frame import Stopped, Twin, Work, close_all, ipw, style
 
-# %% ../../nbs/10_widgets/11_live.ipynb #fd4629a5
+# %% ../../nbs/10_widgets/11_live.ipynb #be759498
 _PANELS = (
-    ("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"), ("cin", "hack-ward share of g (cin)"),
+    ("hack_s", "rollouts that hack"), ("solve_s", "rollouts that solve"),
+    ("cin", "hack-ward share of g (cin), and its sign (dashed)"),
     ("cout_update", "hack-ward share of the step (cout_update)"),
 )  # a row's field, and its words
+_BESIDE = (  # a second field, the panel that it stands in, its words, how it is drawn
+    ("hack_deploy", 0, "held out", dict(mode="markers", marker_size=9)),
+    ("solve_deploy", 1, "held out", dict(mode="markers", marker_size=9)),
+    ("signed", 2, "signed", dict(mode="lines", line_dash="dash", line_width=1.5)),
+)
+
+
+def _curve(fig, rows, key, panel, name, **how):
+    "One field of a run's rows against the step, where it has a value."
+    points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+    at = dict(row=panel // 2 + 1, col=panel % 2 + 1)
+    fig.add_scatter(x=[s for s, _ in points], y=[v for _, v in points], name=name, **how, **at)
 
 
 def live_figure(
@@ -46,11 +59,11 @@ def live_figure(
     look = looks(rows)
     for arm, mine in rows.items():
         for i, (key, _) in enumerate(_PANELS):
-            points = [(r["step"], r[key]) for r in mine if r.get(key) is not None]
-            fig.add_scatter(
-                x=[s for s, _ in points], y=[v for _, v in points], mode="lines", name=arm, legendgroup=arm,
-                showlegend=i == 0, line=dict(width=2.5, **look[arm]), row=i // 2 + 1, col=i % 2 + 1,
-            )
+            how = dict(mode="lines", legendgroup=arm, showlegend=i == 0, line=dict(width=2.5, **look[arm]))
+            _curve(fig, mine, key, i, arm, **how)
+        for key, i, word, how in _BESIDE:
+            paint = {f"{how['mode'].removesuffix('s')}_color": look[arm]["color"]}
+            _curve(fig, mine, key, i, f"{arm}, {word}", legendgroup=arm, showlegend=False, **how, **paint)
     longest = max(rows.values(), key=len, default=())
     null = [(r["step"], r["cin_null"]) for r in longest if "cin_null" in r]
     for col in (1, 2):
@@ -61,7 +74,7 @@ def live_figure(
     fig.update_xaxes(title_text="step", range=[-0.05 * max(steps - 1, 1), max(steps - 1, 1)])
     fig.update_yaxes(tickformat=".0%", range=[0, 1.02])
     fig.update_yaxes(title_text="share of rollouts", row=1, col=1)
-    fig.update_yaxes(title_text="share of the norm", row=2, col=1)
+    fig.update_yaxes(title_text="share of the norm", range=[-0.3, 1.02], row=2, col=1)
     fig.update_layout(
         title_text="Training, step by step", width=800, height=560, legend=dict(orientation="h", y=-0.13), font_size=12
     )
@@ -118,7 +131,7 @@ class LiveView(Twin, ipw.VBox):
         self.work.close()
         close_all(self)
 
-# %% ../../nbs/10_widgets/11_live.ipynb #0527d670
+# %% ../../nbs/10_widgets/11_live.ipynb #d2ae84a6
 @dataclass(frozen=True)
 class Watched:
     "What watched training came to."
@@ -131,11 +144,11 @@ class Watched:
         def mean(rows, key):
             values = [r[key] for r in rows[-last:] if key in r]
             return f"{sum(values) / len(values):.1%}" if values else "–"
-        head = [f"mean of the last {last} steps", "hack", "solve", "cin", "random V", "cout_update"]
-        keys = ("hack_s", "solve_s", "cin", "cin_null", "cout_update")
+        head = [f"mean of the last {last} steps", "hack", "solve", "cin", "signed", "random V", "cout_update"]
+        keys = ("hack_s", "solve_s", "cin", "signed", "cin_null", "cout_update")
         return table(head, [[arm, *(mean(rows, key) for key in keys)] for arm, rows in self.rows.items()])
 
-# %% ../../nbs/10_widgets/11_live.ipynb #9ec2dec3
+# %% ../../nbs/10_widgets/11_live.ipynb #7ff57c1b
 def _train_all(runs, folder, rows, summaries, on_row):
     "Train one run after the other; on_row(name, row) may raise Stopped, which leaves a checkpoint."
     for name, config in runs.items():
@@ -156,7 +169,7 @@ def _train_all(runs, folder, rows, summaries, on_row):
 
 
 def _words(name, row, steps):
-    said = dict(reward="reward", hack="hack_s", solve="solve_s", cin="cin")
+    said = dict(reward="reward", hack="hack_s", solve="solve_s", cin="cin", signed="signed")
     figures = [f"{label} {row[key]:.2f}" for label, key in said.items() if key in row]
     return f"{name}: step {row['step'] + 1} of {steps}, " + ", ".join(figures)
 

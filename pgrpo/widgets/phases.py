@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['says', 'asked', 'written', 'tokens', 'rollout_cards', 'figures', 'story']
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #b82739de
+# %% ../../nbs/10_widgets/04_phases.ipynb #a6acce9b
 __doc__ = """What is said and shown of each phase of an update: `says`, `figures`, `rollout_cards`; `story` for a page.
 
 It computes nothing: `made` maps each phase to what `pgrpo.train.trace` returned for it. What a model wrote is escaped
@@ -26,6 +26,7 @@ from pgrpo.widgets.charts import (
     advantage_figure,
     cin_figure,
     cout_figure,
+    lean_figure,
     moved_figure,
     on_gradient,
     outcome_figure,
@@ -34,6 +35,7 @@ from pgrpo.widgets.charts import (
     removed_figure,
     rollout_cin_figure,
     rollout_names,
+    rollout_signed_figure,
     rollouts_figure,
     rows_by_group,
 )
@@ -66,28 +68,48 @@ def _compared(made, settings):
         f"nothing. {up} rollouts will be made likelier, {down} less likely."
     )
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #612e8778
+# %% ../../nbs/10_widgets/04_phases.ipynb #075b2de9
 _NO_GRADIENT = (
     "No group has rewards that differ, so there is no gradient and no step. Take another seed, or larger groups."
 )
 
 
+def _of_each(yes, kinds):  # how often it is so, by kind of rollout
+    words = dict(hack="hacks", solve="solves", other="others")
+    counts = [(sum(y for y, k in zip(yes, kinds) if k == kind), kinds.count(kind), words[kind]) for kind in KINDS]
+    return ", ".join(f"{n} of {of} {word}" for n, of, word in counts if of)
+
+
 def _went_back(made, settings):
-    mask, rows = made["generate"].encoded.completion_mask, made["backward"].gradients.rows
-    tokens = int(mask[rows.to(mask.device)].sum())
-    return (
+    mask, back = made["generate"].encoded.completion_mask, made["backward"]
+    rows, texts = back.gradients.rows, back.texts
+    tokens, kinds = int(mask[rows.to(mask.device)].sum()), [made["grade"][b].kind for b in rows.tolist()]
+    said = (
         f"One backward gave each of {len(rows)} rollouts its own gradient in every module. {tokens} tokens carry the "
-        "loss. cin is the hack-ward share of a gradient; it says something only above the dotted line, which a random "
-        "V of this shape reaches by itself."
+        f"loss. cin lies above what a random V has for {_of_each((texts.cin > back.null).tolist(), kinds)}: that alone "
+        "is no evidence."
+    )
+    if not len(texts.signed_null): return said
+    return said + (
+        f" The signed score lies above that under all {len(texts.signed_null)} V's that know nothing for "
+        f"{_of_each(texts.beyond.tolist(), kinds)}."
     )
 
 
+def _against(batch, null):  # what cin and the signed score of a batch are held against
+    line = f"a random V would have {null:.3f}"
+    if not len(batch.signed_null): return line
+    ends = [(float(some.min()), float(some.max())) for some in (batch.cin_null, batch.signed_null)]
+    return "V's that know nothing have cin {:.3f} to {:.3f} and {:+.3f} to {:+.3f}; ".format(*ends[0], *ends[1]) + line
+
+
 def _projected(made, settings):
-    found = made["project"].projected
+    found, batch = made["project"].projected, made["backward"].batch
     after, did = "", STRATEGIES[settings.arm].done
     if on_gradient(settings.arm, settings.project_at): after = f", {found.cout:.3f} after"
     elif STRATEGIES[settings.arm].reads_V: did = "The gradient is left as it is: this setting projects the step."
-    return f"cin over all modules is {found.cin:.3f} before{after}; a random V would have {found.null:.3f}. {did}"
+    lead = f"cin over all modules is {found.cin:.3f} before{after}; the signed score is {float(batch.signed):+.3f}"
+    return f"{lead}. {_against(batch, found.null)}. {did}"
 
 
 def _stepped(made, settings):
@@ -166,15 +188,18 @@ def rollout_cards(tokenizer, phase: str, made: Mapping, group: int) -> str:
         each.append(card(names[b], body, _badges(known, made, b), kind))
     return asked(rollouts.problems[rows[0]]) + cards(each)
 
-# %% ../../nbs/10_widgets/04_phases.ipynb #fe4c8887
+# %% ../../nbs/10_widgets/04_phases.ipynb #35a1f6c6
 def figures(phase: str, V: Mapping, made: Mapping, settings: Settings) -> list[go.Figure]:
     "The figures of a phase; none where there is nothing to draw."
     rollouts, arm, at = made["generate"], settings.arm, settings.project_at
     if phase == "generate" or not _learns(phase, made): return []
     if phase == "grade": return [outcome_figure(rollouts, made["grade"])]
     if phase == "advantage": return [advantage_figure(rollouts, made["grade"], made["advantage"])]
-    if phase == "backward": return [rollout_cin_figure(rollouts, made["grade"], made["backward"])]
-    if phase == "project": return [cin_figure(V, made["project"], arm, at), removed_figure(made["project"], arm, at)]
+    if phase == "backward":
+        return [draw(rollouts, made["grade"], made["backward"]) for draw in (rollout_signed_figure, rollout_cin_figure)]
+    if phase == "project":
+        found = made["project"]
+        return [cin_figure(V, found, arm, at), lean_figure(V, found), removed_figure(found, arm, at)]
     return [
         moved_figure(made["step"], arm), cout_figure(V, made["project"], made["step"], arm, at),
         pairs_figure(rollouts, made["step"]), rollouts_figure(made["grade"], made["advantage"], made["step"]),
