@@ -8,6 +8,8 @@ import secrets
 import shutil
 import struct
 import subprocess
+import weakref
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -18,6 +20,7 @@ from test_sandbox import linux, other_python
 
 from pgrpo import grader
 from pgrpo.grader import diagnose_run_tests, example_hack, fenced, grade, grade_many
+from pgrpo.grader.ahead import Ahead
 from pgrpo.grader.channel import most_records, observe
 from pgrpo.grader.oracle import attempts, verdict
 from pgrpo.problems import MODES, Problem
@@ -226,6 +229,17 @@ def test_what_is_written_before_the_code_runs_cannot_be_taken_back():
     first, better = b'{"confined": true}\n{"compiles": true}\n', b'{"confined": true}\n{"lever": true}\n'
     run = Run(first + b'{"value": 1}\n' + better)
     assert read_reply(run, 1) == Reply(compiles=True, records=({"value": 1},), excess=True)
+
+
+def test_no_problem_takes_the_place_of_one_that_was_graded_ahead():
+    "Grades are kept by a problem's `id`, which another may get as soon as nobody holds the first."
+    with Ahead() as ahead:
+        problem = replace(PLUS)
+        held = weakref.ref(problem)
+        ahead.submit(fenced(SOLUTION), problem)
+        del problem
+        assert [g.gt_correct for g in ahead([(fenced(SOLUTION), PLUS)])] == [True]
+        assert held() is not None
 
 
 @pytest.mark.parametrize("mode", MODES)

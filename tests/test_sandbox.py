@@ -128,25 +128,30 @@ def test_waiting_for_a_busy_machine_is_not_sleeping(pool):
     assert sleeps.ended == "wall" and sleeps.wall < 5
 
 
-DOZES = """
+NAPS = """
 import os, time
-while True:
-    end = time.process_time() + 0.008
-    while time.process_time() < end: pass
-    time.sleep(0.3)
+def naps():
+    while True:
+        end = time.process_time() + 0.008
+        while time.process_time() < end: pass
+        time.sleep(0.1)
 """
 
 
 @linux
 @pytest.mark.parametrize("layers", [tuple(LAYERS), WITHOUT_NAMESPACES, ()], ids=["all", "no namespaces", "none"])
-def test_a_little_computing_between_naps_is_sleeping(layers):
-    "So is writing faster than anybody reads. By its CPU time alone either could go on for a hundred times as long."
-    naps = task(DOZES.strip(), limits=Limits(cpu=0.1, wall=1.5))
-    writes = task("import os\nwhile True: os.write(1, b'x' * (1 << 20))", limits=Limits(cpu=3, wall=0.5))
-    with Sandbox(1, layers) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is missing is said once in a process
-        runs = pool.run([naps, writes])
-        assert [run.ended for run in runs] == ["wall", "wall"], runs
+def test_a_worker_knows_whether_its_submission_waits_for_its_turn(layers, monkeypatch):
+    "So a little computing between naps is sleeping. By its CPU time it could go on for a hundred times as long."
+    told = ("\nfrom pgrpo.sandbox import worker\nwhole = worker.time_in_queue\n"
+            "worker.time_in_queue = lambda *a: {}\nserve(")
+    for what, how in (("(0.0, whole(*a) is None)", "wall"), ("(0.0, True)", "cpu")):
+        boot = link._BOOT.replace("\nserve(", told.format(what))
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is said once in a process
+            patch.setattr(link, "_BOOT", boot)
+            with Sandbox(1, layers) as pool:
+                run, = pool.run([task("naps()", before=NAPS, limits=Limits(cpu=0.1, wall=0.5))])
+        assert run.ended == how, run
 
 
 QUEUES = """

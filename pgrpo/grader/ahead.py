@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from . import Grade, grade_many
 from ..problems import Problem
 
-# %% ../../nbs/04_grader/8_ahead.ipynb #aac0d436
+# %% ../../nbs/04_grader/8_ahead.ipynb #a40415ad
 _AT_ONCE = 8  # completions that have to wait before a batch is made of them
 
 
@@ -30,6 +30,7 @@ class Ahead:
     def __init__(self, **how):  # settings of `grade_many`
         self.how, self.queue, self.grades, self.error = how, SimpleQueue(), {}, None
         self.thread = threading.Thread(target=self._work, daemon=True)
+        self.held = {}  # problems by `id`, which no other has as long as they are kept
 
     def __enter__(self):
         self.thread.start()
@@ -42,6 +43,7 @@ class Ahead:
 
     def submit(self, completion: str, problem: Problem):
         "Have it graded some time soon."
+        self.held[id(problem)] = problem
         self.queue.put((completion, problem))
 
     def __call__(self, pairs: Iterable[tuple[str, Problem]]) -> list[Grade]:  # in the pairs' order

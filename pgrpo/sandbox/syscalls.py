@@ -39,7 +39,7 @@ def call(
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return out
 
-# %% ../../nbs/03_sandbox/01_syscalls.ipynb #56cde943
+# %% ../../nbs/03_sandbox/01_syscalls.ipynb #1350cced
 def trial(attempt) -> str:
     "Try something in a child process: '' if it returned there, else why it did not."
     r, w = os.pipe()
@@ -77,21 +77,24 @@ def tasks_of_user(
 def time_in_queue(
     proc: int | None,  # a descriptor of the folder /proc, if there is one
     pid: int | None,   # as it numbers processes; None: the only child of this one, whatever it is called there
-) -> float | None:     # None where the system does not tell
-    "Seconds for which a process's threads could have run, and others did."
+) -> tuple[float, bool] | None:  # None where the system does not tell
+    "Seconds for which a process's threads could have run, and others did; and whether one could run now."
     if proc is None: return None
     try:
         if pid is None:
             with open(os.open("thread-self/children", os.O_RDONLY, dir_fd=proc)) as f:
                 pid, = map(int, f.read().split())
         tasks, waited = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc), 0
+        ready = False  # the time that it waits by now is counted when it is over
         try:
             for name in os.listdir(tasks):
                 with open(os.open(f"{name}/schedstat", os.O_RDONLY, dir_fd=tasks)) as f:
                     waited += int(f.read().split()[1])
+                with open(os.open(f"{name}/stat", os.O_RDONLY, dir_fd=tasks)) as f:
+                    ready |= f.read().rsplit(")", 1)[1].split()[0] == "R"
         finally:
             os.close(tasks)
-        return waited / 1e9
+        return waited / 1e9, ready
     except (OSError, ValueError, IndexError):
         return None
 

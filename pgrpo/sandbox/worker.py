@@ -125,7 +125,7 @@ def _fork(make, work, failed: int) -> int:
             leave(failed)
     return pid
 
-# %% ../../nbs/03_sandbox/08_worker.ipynb #cbfe888a
+# %% ../../nbs/03_sandbox/08_worker.ipynb #019c85c0
 def _cpu_seconds(pid: int) -> float:
     "CPU time of another process, all its threads. The clock's number follows from the id (<linux/posix-timers.h>)."
     try:
@@ -147,7 +147,7 @@ _READY = 0.25  # share of the time in which who does not sleep runs or waits for
 
 def supervise(
     pid: int, limits: Limits,
-    queued: Callable[[], float | None] = lambda: None,  # seconds for which it has waited for its turn, if that is known
+    queued: Callable[[], tuple[float, bool] | None] = lambda: None,  # how long it has waited for its turn; if it does
 ) -> End:
     "Wait until a process has ended, or end it at a limit, or when the parent says so on the control socket."
     start, cores, pidfd = time.monotonic(), os.cpu_count() or 1, _pidfd(pid)
@@ -163,10 +163,9 @@ def supervise(
             break
         now, cpu = time.monotonic(), _cpu_seconds(pid)
         if now - since >= limits.wall and cpu - used >= limits.least:
-            wait = queued()
-            if wait is None or cpu - used + max(wait - waited, 0.0) >= _READY * limits.wall:
-                # it does not sleep: it has computed, or waited for a busy machine
-                since, used, waited = now, cpu, wait or 0.0
+            wait, waits = queued() or (0.0, True)
+            if waits or cpu - used + max(wait - waited, 0.0) >= _READY * limits.wall:
+                since, used, waited = now, cpu, wait  # it has computed, or waited for a busy machine
         if cpu >= limits.cpu:
             how = "cpu"
         elif now - since >= limits.wall:
