@@ -2,12 +2,10 @@
 import ast
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import apart
 import pytest
 
 from pgrpo.config import preset
@@ -325,18 +323,12 @@ def test_a_value_too_long_to_write_costs_a_pair_and_no_more(tmp_path):
     assert not any(list(candidates(p)) for p in in_turn(taken, ["run_tests"]))
 
 
-def command(*words, cwd):
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True)
-
-
 def three_commands(folder, file):
     "From a file of rows to a finished run on a small random Qwen3."
-    done = [command(*words, cwd=folder) for words in (
-        ("-m", "pgrpo.cli", "import-problems", str(file), "--from", "mbpp", "--out", "problems.jsonl",
-         "--pairs", "pairs.jsonl"),
-        ("-c", "from pgrpo.train.models import tiny; tiny('qwen3', 'model')"),
-        ("-m", "pgrpo.cli", "train", "smoke", "--policy", "model", "--problems", "problems.jsonl",
+    done = [apart.run(code, *words, cwd=folder) for code, *words in (
+        (apart.COMMAND, "import-problems", file, "--from", "mbpp", "--out", "problems.jsonl", "--pairs", "pairs.jsonl"),
+        ("from pgrpo.train.models import tiny; tiny('qwen3', 'model')",),
+        (apart.COMMAND, "train", "smoke", "--policy", "model", "--problems", "problems.jsonl",
          "--pairs", "pairs.jsonl", "--run-dir", "run"),
     )]
     assert [d.returncode for d in done] == [0, 0, 0], [d.stderr[-2000:] for d in done]
