@@ -28,7 +28,8 @@ What was tried beyond what stands here, and came to nothing (each with the walls
 - Recursion, memory and threads that run out between the compilation and the first call: status 1 or a signal.
 - Requests cut short, so that the next run reads the rest: it worked (a limit of nanoseconds was enough, and a wrong
   answer was graded as the right one that lay in the pipe before it); now each request has a pipe of its own.
-- Naps between bits of computing, and writing faster than the parent reads: 300 s for one submission; now 30 at most, by its limits.
+- Naps between bits of computing, and writing faster than the parent reads: 300 s for one submission; now 30 at
+  most, by its limits.
 - 96,365 signals queued, which the kernel counts for the whole user: 64 now.
 - A main thread that leaves while another computes or sleeps, with every layer: CPU time or the wall clock ends it.
 - Source texts that a parser, `ast.unparse` or the readers of levers could crash on (41 shapes, Python 3.10 to 3.13):
