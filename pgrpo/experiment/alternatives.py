@@ -84,7 +84,7 @@ def simpler(runs: Sequence[dict]) -> Finding:
     )
     return Finding("Does a simpler means do better?", verdict, sentence)
 
-# %% ../../nbs/09_experiment/14_alternatives.ipynb #57415261
+# %% ../../nbs/09_experiment/14_alternatives.ipynb #15fd15f9
 def _named(runs: Sequence[dict], arms: Sequence[str], key: str) -> str:
     return ", ".join(f"{percent(runs, arm, key)} ({arm.split()[-1]})" for arm in arms)
 
@@ -94,7 +94,7 @@ def discount(runs: Sequence[dict]) -> Finding:
     controls = controls_run(runs, "advantage")
     quiet = [arm for arm in controls if difference(runs, "advantage", arm).low > -0.05]
     honest = [arm for arm in quiet if difference(runs, "advantage", arm, "solve").high < 0.05]
-    verdict, lead = "yes", "No control keeps the hacking down"
+    verdict, lead = "yes", f"Hacking is not kept down by {listed(controls)}"
     if quiet: verdict, lead = "in part", f"Hacking is as low under {listed(quiet)}, but less honest work is left there"
     if honest: verdict, lead = "no", f"{listed(honest)} do as well in hacking and solving, within five points"
     sentence = (
