@@ -72,7 +72,7 @@ def load_results(path: str | Path) -> list[dict]:
     "What `save_results` wrote. ValueError naming a line that is damaged or not of a finished run, or an empty file."
     return read_rows(path, _complete)
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #aad638d6
+# %% ../../nbs/09_experiment/08_experiment.ipynb #7608af8d
 def _course(run: dict, key: str, smooth: int, held_out: bool) -> tuple[list[int], list[float]]:
     "Steps and percent: of the held-out set, from the base policy on, or of the rollouts of training, smoothed."
     if not held_out:
@@ -83,14 +83,15 @@ def _course(run: dict, key: str, smooth: int, held_out: bool) -> tuple[list[int]
 
 
 def _curve(fig: go.Figure, arm: str, runs: Sequence[dict], key: str, col: int, **how):
-    "An arm over training: the mean over seeds, and a band from the lowest to the highest where there are several."
+    "An arm over training: the mean over seeds, and, but for controls, a band from the lowest to the highest."
     courses = [_course(r, key, **how) for r in runs if r["arm"] == arm]
     steps, each = courses[0][0], [y for _, y in courses]
-    if len(each) > 1:
+    if len(each) > 1 and not set(arm.split()) & set(CONTROLS):
         low, high = [[f(values) for values in zip(*each)] for f in (min, max)]
         fig.add_scatter(
-            x=steps + steps[::-1], y=high + low[::-1], fill="toself", fillcolor=tint(color(arm), 0.15),
-            line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1, col=col,
+            x=steps + steps[::-1], y=high + low[::-1], mode="lines", fill="toself",
+            fillcolor=tint(color(arm), 0.15), line=dict(width=0), hoverinfo="skip", showlegend=False, name=arm, row=1,
+            col=col,
         )
     fig.add_scatter(
         x=steps, y=[sum(v) / len(v) for v in zip(*each)], name=arm, legendgroup=arm, showlegend=col == 1, mode="lines",
