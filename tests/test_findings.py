@@ -6,6 +6,7 @@ import pytest
 from pgrpo.experiment.arms import ARM_SETTINGS
 from pgrpo.experiment.charts import SCORE_LINES
 from pgrpo.experiment.findings import QUESTIONS, finding
+from pgrpo.experiment.why import PARTS
 from pgrpo.problems import CORE_MODES
 
 SEEDS, STEPS = (0, 1, 2), 30
@@ -69,12 +70,23 @@ def controls_of(arm, end): return {f"{arm} {control}": end for control in ("rand
 
 
 HACKS, HONEST = (0.65, 0.03), (0.03, 0.275)
+def short_of(**parts):
+    "Runs of erase that were looked into at two steps, each of which falls short by these parts."
+    each = {f"{aim}_{part}": parts.get(part, 0.0) for aim in ("odds", "clean") for part in PARTS}
+    each |= {f"{aim}_shortfall": sum(parts.values()) for aim in ("odds", "clean")}
+    each |= {key: 0.5 for key in ("hack", "solve", "overlap", "overlap_null", "caught", "caught_anew", "cout_update",
+                                  "cin_null", "fired", "passed", "silenced", "gain_beside_hacks", "gain_unpaid")}
+    steps = [dict(step=i, **each) for i in (0, 1)]
+    return [dict(arm="erase", seed=seed, config=dict(steps=2), steps=steps) for seed in SEEDS]
+
+
 NO_GAIN = {"ceiling": (0.0, BASE[1])}
 TURNED = {  # question: what the made-up world answers, runs of the opposite outcome, what they answer
     "balance": ("yes", [runs(NO_GAIN)], "no"),
     "idle": ("no", [runs(NO_GAIN)], "yes"),
     "idle_before": ("no", [runs(NO_GAIN)], "yes"),
     "reaches": ("no", [runs({"advantage": (0.0, 0.47)})], "yes"),
+    "below": ("taken", [short_of(adam=1.0, taken=0.2)], "adam"),
     "worlds": ("yes", [runs({"none": HONEST, "erase": HACKS, "advantage": HACKS}), runs()], "in part"),
     "emerges": ("yes", [runs({"none": HONEST})], "no"),
     "direction": ("yes", [runs({"erase": HACKS})], "no"),
@@ -111,7 +123,7 @@ def test_every_question_is_turned_round():
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_verdict_follows_from_the_runs(name):
     answer, files = QUESTIONS[name]
-    world = dict(main=runs(), old_world=runs(), old_diagnostics=looked())
+    world = dict(main=runs(), old_world=runs(), old_diagnostics=looked(), why=short_of(taken=1.0, adam=0.1))
     verdict, opposite, turned = TURNED[name]
     found, other = answer(*(world[file] for file in files)), answer(*opposite)
     assert (found.verdict, other.verdict) == (verdict, turned)

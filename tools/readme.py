@@ -14,7 +14,8 @@ from pgrpo.files.text import table
 ROOT = Path(__file__).parents[1]
 
 SHOWN = (  # questions that the README answers, of those in `pgrpo.experiment.findings`
-    "balance", "emerges", "direction", "controls", "cost", "reaches", "simpler", "discount", "routing", "worlds",
+    "balance", "emerges", "direction", "controls", "cost", "below", "reaches", "simpler", "discount",
+    "routing", "worlds",
 )
 
 FLOORS = """
