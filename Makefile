@@ -35,7 +35,7 @@ $(READY): settings.ini pyproject.toml setup.py constraints.txt
 	@touch $(BASE) $(READY)
 
 run: $(BASE)     ## none, erase, advantage and ceiling side by side: a table and a figure in runs/demo
-	$(BIN)/pgrpo compare demo --arms none,erase,advantage,ceiling --seeds $(SEEDS) --out runs/demo
+	$(BIN)/pgrpo compare demo --arms none,advantage,erase,ceiling --seeds $(SEEDS) --out runs/demo
 
 test: $(READY)   ## every cell of every notebook, then the tests
 	$(BIN)/ruff check nbs pgrpo tests tools
