@@ -30,6 +30,7 @@ NOT_RUN = {  # what is parsed alone, and why
     "bench": "it measures for half a minute at least; nbs/11_bench/4_bench calls it with quick",
     "build-policy": "its base rates are measured on hundreds of answers; nbs/05_policy/6_embedded calls what it calls",
     "pgrpo.experiment.diagnostics": "six runs, one after the other; its notebook makes shorter ones",
+    "pgrpo.experiment.why": "five runs of each arm; its notebook makes a shorter one",
 }
 SHRUNK = {  # subcommand: flags that make it small
     "train": "--steps 1 --quiet --eval-every 0 --probe-every 0 --eval-problems 1 --max-new-tokens 8",
@@ -80,7 +81,7 @@ def test_commands_are_found():
     said = {" ".join(words): page for words, page in commands().items()}
     assert len(said) >= 30 and {w.split()[1] for w in said if w.startswith("pgrpo ")} >= set(COMMANDS)
     for start in ("torchrun --nproc-per-node 4 -m pgrpo.train full", "python -m pgrpo.train"): assert start in said
-    assert sum(page == "Makefile" for page in said.values()) == 3
+    assert sum(page == "Makefile" for page in said.values()) == 2
 
 
 def test_what_is_not_run_is_there():

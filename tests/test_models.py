@@ -45,7 +45,8 @@ def test_two_steps(kind, checkpointing, tmp_path):
     rows = RunFolder(tmp_path / "run").rows()
     assert len(rows) == 2 and rows[1]["norm_delta_s"] > rows[0]["norm_delta_s"] > 0 and rows[1]["norm_delta_s_hack"] > 0
     assert all(0 < row["cin_t"] <= 1 and row["cout"] < 1e-3 for row in rows) and 0 < rows[1]["basis_overlap"] <= 1
-    assert set(summary) == {"base", "trained", "deployed"} and set(summary["base"]) == {"sentinel", "run_tests", "mean"}
+    assert set(summary) == {"base", "trained", "deployed", "closed", "renamed"}
+    assert set(summary["base"]) == set(summary["renamed"]["trained"]) == {"sentinel", "run_tests", "mean"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["checkpointing"] == checkpointing
 
     done = Trainer(config, tmp_path / "run")  # from the checkpoint

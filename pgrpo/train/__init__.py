@@ -5,7 +5,7 @@ __all__ = ['lr_at', 'Trainer', 'train', 'RunData', 'RunFolder', 'State', 'make_r
            'run_data', 'run_pairs', 'run_policy', 'run_problems', 'save_checkpoint', 'seed_for', 'set_vectors',
            'step_problems', 'summary_table']
 
-# %% ../../nbs/08_train/07_train.ipynb #0d432550
+# %% ../../nbs/08_train/07_train.ipynb #a902b0bc
 __doc__ = """A run: the loop over updates, with its checkpoints, evaluations and files.
 
 The room's front: it hands on what a run consists of, `train.data`, `train.folder` and `train.checkpoint`.
@@ -32,7 +32,7 @@ from ..grpo import GRPOSettings, Intervention, Update, make_optimizer, update
 from ..grpo.engines import engine_for
 from ..grpo.magnitudes import measure, save_magnitudes
 from ..grpo.team import Alone
-from ..policy import BLOCKS, decode, evaluate
+from ..policy import BLOCKS, decode, evaluate, in_block
 from ..strategies import STRATEGIES
 from ..strategies.strategy import Strategy
 from .checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint, set_vectors
@@ -63,14 +63,16 @@ def lr_at(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
-# %% ../../nbs/08_train/07_train.ipynb #f8b638ba
+# %% ../../nbs/08_train/07_train.ipynb #184dffbb
 def _engine(config: Config, team: Alone, adapter: Adapter, tokenizer, problems) -> Callable:
     "What samples, in updates and in evaluations."
     if config.engine == "vllm" and team.world > 1:
         raise ValueError("engine=vllm samples in one process; start the run without torchrun, or leave engine at "
                          "transformers")
     longest = 0
-    if config.engine == "vllm": longest = max(len(prompt_ids(tokenizer, p.prompt(tokenizer))) for p in problems)
+    if config.engine == "vllm":
+        asked = {p.prompt(tokenizer) for block in BLOCKS for p in in_block(problems, block)}
+        longest = max(len(prompt_ids(tokenizer, prompt)) for prompt in asked)
     return engine_for(config.engine, adapter, config.policy, longest + config.max_new_tokens, config.vllm_memory)
 
 
