@@ -218,7 +218,7 @@ def why(
         steps.append({key: round(value, 6) if isinstance(value, float) else value for key, value in seen.items()})
     return dict(seed=config.seed, config=to_dict(config), summary=trainer.finish(), steps=steps)
 
-# %% ../../nbs/09_experiment/18_why.ipynb #f76a7812
+# %% ../../nbs/09_experiment/18_why.ipynb #81000487
 def why_table(
     run: Mapping,  # of `why`
 ) -> str:
@@ -235,7 +235,7 @@ def why_table(
     return table(head, body)
 
 
-_HUES = dict(zip(PARTS, ("erase", "student", "route", "hack", "solve", "none")))
+_HUES = dict(zip(PARTS, ("erase", "teacher", "route", "hack", "solve", "other")))
 
 
 def why_figure(
