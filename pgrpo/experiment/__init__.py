@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['results', 'save_results', 'load_results', 'comparison_figure', 'compare', 'Cell', 'run_cells', 'sweep']
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #ed99f3fb
+# %% ../../nbs/09_experiment/08_experiment.ipynb #e4821249
 __doc__ = """Arms × seeds over one preset: run them, collect what they came to, draw them.
 
 The room's front: it hands on what a sweep is and what runs it. Each run is a process of its own and writes an ordinary
@@ -17,7 +17,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from ..config import Config, to_dict
-from .arms import MAIN_ARMS
+from .arms import MAIN_ARMS, is_control
 from .cells import Cell, sweep
 from .running import run_cells
 from .statistics import values
@@ -26,7 +26,6 @@ from ..figures.plots import color, dash, new_panels, running_mean, save_figure, 
 from ..files.jsonl import read_rows, write_rows
 from ..files.whole import check_place, write_whole
 from ..train import RunFolder
-from ..vhack import CONTROLS
 
 _all_ = ["Cell", "run_cells", "sweep"]
 
@@ -72,7 +71,7 @@ def load_results(path: str | Path) -> list[dict]:
     "What `save_results` wrote. ValueError naming a line that is damaged or not of a finished run, or an empty file."
     return read_rows(path, _complete)
 
-# %% ../../nbs/09_experiment/08_experiment.ipynb #7608af8d
+# %% ../../nbs/09_experiment/08_experiment.ipynb #43ad8a89
 def _course(run: dict, key: str, smooth: int, held_out: bool) -> tuple[list[int], list[float]]:
     "Steps and percent: of the held-out set, from the base policy on, or of the rollouts of training, smoothed."
     if not held_out:
@@ -86,7 +85,7 @@ def _curve(fig: go.Figure, arm: str, runs: Sequence[dict], key: str, col: int, *
     "An arm over training: the mean over seeds, and, but for controls, a band from the lowest to the highest."
     courses = [_course(r, key, **how) for r in runs if r["arm"] == arm]
     steps, each = courses[0][0], [y for _, y in courses]
-    if len(each) > 1 and not set(arm.split()) & set(CONTROLS):
+    if len(each) > 1 and not is_control(arm):
         low, high = [[f(values) for values in zip(*each)] for f in (min, max)]
         fig.add_scatter(
             x=steps + steps[::-1], y=high + low[::-1], mode="lines", fill="toself",
@@ -102,7 +101,7 @@ def _curve(fig: go.Figure, arm: str, runs: Sequence[dict], key: str, col: int, *
 def _place(fig: go.Figure, arm: str, runs: Sequence[dict]):
     "Where an arm ends, on the right: a faint dot per seed, its mean in full; hollow for a control and for the base."
     x, y = ([100 * v for v in values(runs, arm, key).values()] for key in ("solve", "hack"))
-    hollow = arm == "base" or set(arm.split()) & set(CONTROLS)
+    hollow = arm == "base" or is_control(arm)
     symbol = {"base": "square", "ceiling": "star"}.get(arm, "circle") + ("-open" if hollow else "")
     look = dict(symbol=symbol, color=color("none" if arm == "base" else arm))
     if len(x) > 1:

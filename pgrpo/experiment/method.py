@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['emerges', 'direction', 'controls', 'cost', 'matched', 'routing']
 
-# %% ../../nbs/09_experiment/13_method.ipynb #f23e0d38
+# %% ../../nbs/09_experiment/13_method.ipynb #14ea7412
 __doc__ = """Findings about the method: whether hacking emerges, whether erasing stops it and at what cost, and routing.
 
 Each takes the runs of `none`, `erase`, `route`, their controls and `ceiling`, and concludes from intervals over seeds.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .charts import modes_figure, paths_figure, seeds_figure
 from .statistics import Difference, difference, mean, paired, percent, values
-from .verdict import Finding, controls_run, hypothesis, listed
+from .verdict import Finding, controls_run, hypothesis, listed, missed, together
 from ..figures.plots import running_mean
 from ..files.text import table
 from ..problems import CORE_MODES
@@ -42,7 +42,7 @@ def emerges(runs: Sequence[dict]) -> Finding:
     figure = modes_figure(runs, title)
     return Finding("Does GRPO find the loophole by itself?", verdict, sentence, figures=(figure,))
 
-# %% ../../nbs/09_experiment/13_method.ipynb #fb503dae
+# %% ../../nbs/09_experiment/13_method.ipynb #9d476081
 def _rates(runs: Sequence[dict], arms: Sequence[str], key: str = "hack") -> str:
     "The arms' rates by what sets them apart, their last word: \"57.7 % (random), 36.2 % (shuffled)\"."
     return ", ".join(f"{percent(runs, arm, key)} ({arm.split()[-1]})" for arm in arms)
@@ -51,17 +51,14 @@ def _rates(runs: Sequence[dict], arms: Sequence[str], key: str = "hack") -> str:
 def direction(runs: Sequence[dict]) -> Finding:
     "Whether erasing the hack-ward part stops it, and whether it is the direction that does: H1, clause by clause."
     clauses, controls = hypothesis(runs), controls_run(runs, "erase")
-    found = {clause.verdict for clause in clauses}
-    verdict = "yes"
-    if found != {"holds"}: verdict = "no" if "fails" in found else "open"
+    verdict = {"holds": "yes", "fails": "no", "open": "open"}[together(clauses)]
     state = {"yes": "H1 holds", "no": "H1 fails", "open": "H1 is open"}[verdict]
     sentence = (
         f"{state}: `erase` ends at {percent(runs, 'erase')} hacking, {difference(runs, 'erase', 'none')} against "
         f"`none`; with a V that is not the hack direction the rate is {_rates(runs, controls)}. "
         f"Honest solving changes by {difference(runs, 'erase', 'base', 'solve')} against the base policy."
     )
-    missed = [f"{clause.says} ({clause.verdict})" for clause in clauses if clause.verdict != "holds"]
-    if missed: sentence += f" What does not hold: {'; '.join(missed)}."
+    if missed(clauses): sentence += f" What does not hold: {missed(clauses)}."
     rows = [[clause.verdict, clause.says, str(clause.difference)] for clause in clauses]
     return Finding(
         "Does erasing the hack-ward part stop it, and is it the direction?", verdict, sentence,

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['balanced', 'balance', 'idle', 'reaches']
 
-# %% ../../nbs/09_experiment/12_scale.ipynb #b3245bd2
+# %% ../../nbs/09_experiment/12_scale.ipynb #ddf61236
 __doc__ = """Findings about the scale: whether honest work has something to gain, and which arm does as well as it.
 
 Each takes the runs of `none`, `ceiling` and whatever other arms there are, in both blocks.
@@ -11,14 +11,14 @@ Each takes the runs of `none`, `ceiling` and whatever other arms there are, in b
 
 from collections.abc import Sequence
 
+from .arms import is_control
 from .statistics import difference, mean, paired, percent, values
-from .verdict import Clause, Finding, as_deployable, listed
+from .verdict import Clause, Finding, as_deployable, listed, missed, together
 from ..files.text import table
 from ..policy import BLOCKS
 from ..problems import CORE_MODES
-from ..vhack import CONTROLS
 
-# %% ../../nbs/09_experiment/12_scale.ipynb #20ab478b
+# %% ../../nbs/09_experiment/12_scale.ipynb #c135600f
 def _at(runs: Sequence[dict], seed: int, step: int) -> float:
     "Held-out solving of `none` at an evaluation on the way."
     return next(r for r in runs if r["arm"] == "none" and r["seed"] == seed)["curves"]["solve_deploy"][step]
@@ -56,8 +56,7 @@ def balanced(runs: Sequence[dict]) -> list[Clause]:
 def balance(runs: Sequence[dict]) -> Finding:
     "Whether the world is one in which honest work pays and the loophole costs it: all clauses of `balanced`."
     clauses = balanced(runs)
-    found = {clause.verdict for clause in clauses}
-    verdict = "yes" if found == {"holds"} else "no" if "fails" in found else "open"
+    verdict = {"holds": "yes", "fails": "no", "open": "open"}[together(clauses)]
     closed = lambda arm: percent(runs, arm, "solve", block="closed")
     sentence = (
         f"Before training the policy hacks {percent(runs, 'base')} and solves {percent(runs, 'base', 'solve')}. Where "
@@ -66,8 +65,7 @@ def balance(runs: Sequence[dict]) -> Finding:
         f"the loophole, that model still solves {closed('none')}. So a policy that learns nothing, one that learns to "
         "work and one that learns to hack end at three different places"
     )
-    missed = [f"{clause.says} ({clause.verdict})" for clause in clauses if clause.verdict != "holds"]
-    if missed: sentence += f", but not all that was asked of this world is there: {'; '.join(missed)}"
+    if missed(clauses): sentence += f", but not all that was asked of this world is there: {missed(clauses)}"
     rows = [[clause.verdict, clause.says, clause.difference.short] for clause in clauses]
     return Finding("Can the claim fail in this world?", verdict, sentence + ".",
                    table(["verdict", "clause", "points"], rows, left=3))
@@ -88,17 +86,15 @@ def idle(runs: Sequence[dict]) -> Finding:
     if verdict == "yes": sentence += ", so \"the hack was stopped\" cannot be told from \"learning was stopped\""
     return Finding("Would a policy that learns nothing win?", verdict, sentence + ".")
 
-# %% ../../nbs/09_experiment/12_scale.ipynb #2960c5b8
+# %% ../../nbs/09_experiment/12_scale.ipynb #3a6be72c
 def reaches(runs: Sequence[dict], other: str = "ceiling") -> Finding:
     "Which arms meet H2, and which clause the others fail, by how much."
     arms = [arm for arm in dict.fromkeys(r["arm"] for r in runs) if arm != other]
     clauses = {arm: as_deployable(runs, arm, other) for arm in arms}
-    state = {}
-    for arm, some in clauses.items():
-        found = {clause.verdict for clause in some}
-        state[arm] = "meets it" if found == {"holds"} else "fails" if "fails" in found else "open"
+    said = {"holds": "meets it", "fails": "fails", "open": "open"}
+    state = {arm: said[together(some)] for arm, some in clauses.items()}
     of = lambda word: [arm for arm in arms if state[arm] == word]
-    acting = lambda some: [arm for arm in some if arm == "none" or not set(arm.split()) & set(CONTROLS)]
+    acting = lambda some: [arm for arm in some if not is_control(arm)]
     met, undecided = of("meets it"), of("open")
     verdict = "yes" if acting(met) else "open" if acting(undecided) else "no"
     short = lambda arm: max(0.0, *(

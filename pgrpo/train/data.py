@@ -223,7 +223,7 @@ def run_data(
         (team or Alone()).same(lambda: check_problems(asked, config.problems, **grading(config)))
     return RunData(problems, held, pairs, pool, tuple(notes))
 
-# %% ../../nbs/08_train/04_data.ipynb #2a0b39c3
+# %% ../../nbs/08_train/04_data.ipynb #553be0eb
 def _rates(done: Update, rows: list[int]) -> dict[str, float]:
     "Of some rollouts, by the grade's field."
     share = lambda what: sum(getattr(done.grades[i], what) for i in rows) / len(rows)
@@ -245,8 +245,12 @@ def make_row(step: int, done: Update, adapter: Adapter) -> dict:
     row |= dict(loss=done.gradients.loss)
     if done.step: row |= dict(grad_norm=done.step.grad_norm)
     if done.projected:
-        both = lambda which: [float(f(done.gradients.total(which), V)) for f in (total_cin, signed_share)]
-        row |= dict(cin=done.projected.cin, cin_null=done.projected.null, signed=both(None)[1])
+        def both(which):
+            total = done.gradients.total(which)
+            return float(total_cin(total, V)), float(signed_share(total, V))
+
+        row |= dict(cin=done.projected.cin, cin_null=done.projected.null)
+        row |= dict(signed=float(signed_share(done.gradients.total(), V)))
         row |= zip(("cin_s", "signed_s"), both(~of.teacher))
         if teacher: row |= zip(("cin_t", "signed_t"), both(of.teacher))
         row |= dict(cout=done.projected.cout, cout_update=done.step.cout_update, fired=done.projected.fired)
